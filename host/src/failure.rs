@@ -1,0 +1,97 @@
+//! Why something was not done, as every caller is told it: a stable code, a sentence, and what to do next.
+
+use std::fmt;
+
+use crate::policy::FieldError;
+
+/// A stable, machine-readable word for what went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FailureCode {
+    /// The arguments do not fit.
+    InvalidArguments,
+    /// The policy says no.
+    Denied,
+    /// No such instance.
+    NotFound,
+    /// A bounded thing has run out.
+    Exhausted,
+    /// The engine or the image can't be reached.
+    Unavailable,
+    /// A deadline passed.
+    TimedOut,
+    /// PostgreSQL or its container failed.
+    Failed,
+    /// A defect of the host or of a guest.
+    Internal,
+}
+
+impl FailureCode {
+    /// Every code, in the order in which they are documented.
+    pub const ALL: [Self; 8] = [
+        Self::InvalidArguments,
+        Self::Denied,
+        Self::NotFound,
+        Self::Exhausted,
+        Self::Unavailable,
+        Self::TimedOut,
+        Self::Failed,
+        Self::Internal,
+    ];
+
+    /// The word itself.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArguments => "invalid_arguments",
+            Self::Denied => "denied",
+            Self::NotFound => "not_found",
+            Self::Exhausted => "exhausted",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+            Self::Failed => "failed",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// Why something was not done.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub struct Failure {
+    /// For programs.
+    pub code: FailureCode,
+    /// The cause, one sentence without a closing stop.
+    pub message: String,
+    /// What to do next, one sentence; may be empty.
+    pub advice: String,
+    /// Every problem at once, where the code is [`FailureCode::InvalidArguments`].
+    pub fields: Vec<FieldError>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl Failure {
+    /// A failure without field errors.
+    pub fn new(code: FailureCode, message: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            advice: advice.into(),
+            fields: Vec::new(),
+        }
+    }
+
+    /// Arguments that don't fit.
+    #[must_use]
+    pub fn invalid(fields: Vec<FieldError>) -> Self {
+        Self {
+            code: FailureCode::InvalidArguments,
+            message: crate::policy::join(&fields),
+            advice: "Correct these arguments and call again.".into(),
+            fields,
+        }
+    }
+}

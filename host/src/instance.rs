@@ -1,0 +1,548 @@
+//! The domain's words: what an instance is, what opens it, what may be asked for. No I/O.
+
+use std::fmt;
+use std::num::NonZeroU16;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use secrecy::{ExposeSecret, SecretString};
+use uuid::Uuid;
+
+/// The longest name of a database or role in bytes: PostgreSQL's `NAMEDATALEN` less the closing NUL.
+pub const NAME_BYTES_MAX: usize = 63;
+/// The longest password in bytes. A bound of ours: PostgreSQL has none that a client would meet first.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// The smallest memory limit that PostgreSQL starts in with its default settings (measured: 17 needs about 40 MiB).
+pub const MEMORY_MIB_MIN: u32 = 64;
+/// The largest CPU limit, in thousandths of a core.
+pub const CPU_MILLIS_MAX: u32 = 1_024_000;
+
+/// A value that can't be what it should be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct InvalidValue(pub String);
+
+fn invalid<T>(message: impl Into<String>) -> Result<T, InvalidValue> {
+    Err(InvalidValue(message.into()))
+}
+
+/// Names one instance for its whole life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct InstanceId(Uuid);
+
+impl InstanceId {
+    /// A fresh random id (UUID version 4).
+    #[must_use]
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl fmt::Display for InstanceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+impl FromStr for InstanceId {
+    type Err = InvalidValue;
+
+    /// Takes exactly what `Display` writes: 36 characters, hyphenated, of either case.
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        match Uuid::try_parse(text) {
+            Ok(uuid) if text.len() == uuid::fmt::Hyphenated::LENGTH => Ok(Self(uuid)),
+            _ => invalid("must be an instance's id, a UUID such as 2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21"),
+        }
+    }
+}
+
+/// A TCP port on the engine's side of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port(NonZeroU16);
+
+impl Port {
+    /// The port as a number.
+    #[must_use]
+    pub fn get(self) -> u16 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl TryFrom<u16> for Port {
+    type Error = InvalidValue;
+
+    fn try_from(number: u16) -> Result<Self, InvalidValue> {
+        NonZeroU16::new(number).map_or_else(|| invalid("port 0 names no port"), |port| Ok(Self(port)))
+    }
+}
+
+impl FromStr for Port {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        text.parse::<u16>()
+            .map_err(|_| InvalidValue("must be a port from 1 to 65535".into()))
+            .and_then(Self::try_from)
+    }
+}
+
+/// An instance's password. Its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct Password(SecretString);
+
+impl Password {
+    /// # Errors
+    /// If it is empty, has more than [`PASSWORD_BYTES_MAX`] bytes, or contains NUL.
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidValue> {
+        let text = text.into();
+        if text.is_empty() {
+            return invalid("must not be empty");
+        }
+        if text.len() > PASSWORD_BYTES_MAX {
+            return invalid(format!("must have at most {PASSWORD_BYTES_MAX} bytes"));
+        }
+        if text.contains('\0') {
+            return invalid("must not contain NUL, which PostgreSQL can't take");
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// The password itself: for PostgreSQL, and for whoever may read it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password([redacted])")
+    }
+}
+
+/// A connection URI, libpq's DSN, password included. Its `Debug` shows nothing.
+#[derive(Clone)]
+pub struct ConnectionUri(SecretString);
+
+impl ConnectionUri {
+    /// Keeps `text` as it is: its form is the policy's to decide.
+    #[must_use]
+    pub fn new(text: String) -> Self {
+        Self(text.into())
+    }
+
+    /// The URI itself: for whoever may read it.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for ConnectionUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ConnectionUri([redacted])")
+    }
+}
+
+/// A name that PostgreSQL takes for a database: 1 to 63 bytes, no NUL, not `template0`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseName(String);
+
+impl DatabaseName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for DatabaseName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        check_name(text)?;
+        if text == "template0" {
+            return invalid("must not be template0, which PostgreSQL lets nobody connect to");
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// A name that PostgreSQL takes for its first role: 1 to 63 bytes, no NUL, not a reserved one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoleName(String);
+
+impl RoleName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RoleName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        check_name(text)?;
+        // `RoleSpec` in PostgreSQL's gram.y refuses `public` and `none` even when quoted; `initdb` refuses `pg_`.
+        if text.starts_with("pg_") || matches!(text, "public" | "none") {
+            return invalid(
+                "must not start with pg_ or be public or none: PostgreSQL keeps these role names for itself",
+            );
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+fn check_name(text: &str) -> Result<(), InvalidValue> {
+    if text.is_empty() {
+        return invalid("must not be empty");
+    }
+    if text.len() > NAME_BYTES_MAX {
+        return invalid(format!("must have at most {NAME_BYTES_MAX} bytes, has {}", text.len()));
+    }
+    if text.contains('\0') {
+        return invalid("must not contain NUL, which PostgreSQL can't take");
+    }
+    Ok(())
+}
+
+/// A PostgreSQL image: a repository and, as its tag, the version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Image {
+    repository: String,
+    version: String,
+}
+
+impl Image {
+    /// # Errors
+    /// If `repository` or `version` could not stand in an image reference.
+    pub fn new(repository: &str, version: &str) -> Result<Self, InvalidValue> {
+        // The grammar of github.com/distribution/reference, without the parts that we don't take (digests).
+        let repository_ok = !repository.is_empty()
+            && repository.len() <= 255
+            && repository.split('/').all(|part| {
+                part.starts_with(|c: char| c.is_ascii_alphanumeric())
+                    && part.ends_with(|c: char| c.is_ascii_alphanumeric())
+                    && part
+                        .chars()
+                        .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | ':'))
+            })
+            && repository
+                .rsplit('/')
+                .next()
+                .is_some_and(|last| !last.contains(':') && !last.contains(char::is_uppercase));
+        if !repository_ok {
+            return invalid("must name an image repository without a tag, such as postgres or ghcr.io/acme/postgres");
+        }
+        let version_ok = version.len() <= 128
+            && version.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_')
+            && version
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+        if !version_ok {
+            return invalid("must be an image tag, such as 17 or 16.4");
+        }
+        Ok(Self {
+            repository: repository.to_owned(),
+            version: version.to_owned(),
+        })
+    }
+
+    /// The repository, without the tag.
+    #[must_use]
+    pub fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    /// The tag.
+    #[must_use]
+    pub fn version(&self) -> &str {
+        &self.version
+    }
+}
+
+impl fmt::Display for Image {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.repository, self.version)
+    }
+}
+
+/// How much of the machine an instance may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    memory_mib: u32,
+    cpu_millis: u32,
+}
+
+impl Limits {
+    /// # Errors
+    /// If PostgreSQL would not start in so little memory, or the CPU limit is 0 or beyond [`CPU_MILLIS_MAX`].
+    pub fn new(memory_mib: u32, cpu_millis: u32) -> Result<Self, InvalidValue> {
+        if memory_mib < MEMORY_MIB_MIN {
+            return invalid(format!("memory must be at least {MEMORY_MIB_MIN} MiB"));
+        }
+        if cpu_millis == 0 || cpu_millis > CPU_MILLIS_MAX {
+            return invalid(format!(
+                "CPUs must be more than 0 and at most {}",
+                CPU_MILLIS_MAX / 1000
+            ));
+        }
+        Ok(Self { memory_mib, cpu_millis })
+    }
+
+    /// In MiB of 1,048,576 bytes.
+    #[must_use]
+    pub fn memory_mib(self) -> u32 {
+        self.memory_mib
+    }
+
+    /// In thousandths of a core.
+    #[must_use]
+    pub fn cpu_millis(self) -> u32 {
+        self.cpu_millis
+    }
+}
+
+/// What is built: nothing is left open.
+#[derive(Debug, Clone)]
+pub struct InstanceSpec {
+    /// Repository and version.
+    pub image: Image,
+    /// The database that is there from the start.
+    pub database: DatabaseName,
+    /// The superuser.
+    pub username: RoleName,
+    /// The superuser's password.
+    pub password: Password,
+    /// Memory and CPU.
+    pub limits: Limits,
+}
+
+/// What a caller asked for, unchecked; `None` leaves the choice to the policy.
+#[derive(Clone, Default)]
+pub struct CreateRequest {
+    /// PostgreSQL's version.
+    pub version: Option<String>,
+    /// The database's name.
+    pub database: Option<String>,
+    /// The superuser's name.
+    pub username: Option<String>,
+    /// The superuser's password.
+    pub password: Option<SecretString>,
+}
+
+impl fmt::Debug for CreateRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CreateRequest")
+            .field("version", &self.version)
+            .field("database", &self.database)
+            .field("username", &self.username)
+            .field("password", &self.password.as_ref().map(|_| "[redacted]"))
+            .finish()
+    }
+}
+
+/// What the configuration has for requests that leave it open.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Defaults {
+    /// Repository and version.
+    pub image: Image,
+    /// Memory and CPU.
+    pub limits: Limits,
+}
+
+/// What the engine says of an instance. Whether its PostgreSQL answers is [`Health`]'s to tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// There, never started.
+    Created,
+    /// Its processes run.
+    Running,
+    /// Its processes are frozen.
+    Paused,
+    /// Its processes have ended.
+    Stopped,
+}
+
+impl Status {
+    /// The word that callers read.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// An instance as whoever may not read its credentials sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instance {
+    /// Its name for life.
+    pub id: InstanceId,
+    /// The container's full id.
+    pub container_id: String,
+    /// The address that reaches it from here: a host name or an IP address, IPv6 without brackets.
+    pub host: String,
+    /// The port on `host`.
+    pub port: Port,
+    /// PostgreSQL's version: the image's tag.
+    pub version: String,
+    /// The database that was there from the start.
+    pub database: DatabaseName,
+    /// The superuser.
+    pub username: RoleName,
+    /// What the engine says.
+    pub status: Status,
+    /// When the host began to make it, to the second.
+    pub created_at: SystemTime,
+}
+
+/// An instance with what opens it, as the engine keeps it.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The instance.
+    pub instance: Instance,
+    /// The superuser's password.
+    pub password: Password,
+}
+
+/// An instance with what opens it, as whoever may read it is given it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The instance.
+    pub instance: Instance,
+    /// The superuser's password.
+    pub password: Password,
+    /// The connection URI, as the policy formats it.
+    pub dsn: ConnectionUri,
+}
+
+/// Whether an instance's PostgreSQL answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Health {
+    /// It answered a query.
+    Healthy,
+    /// It runs and does not answer yet.
+    Starting,
+    /// It runs and should answer, but doesn't.
+    Unhealthy,
+    /// It doesn't run.
+    Stopped,
+}
+
+impl Health {
+    /// The word that callers read.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Starting => "starting",
+            Self::Unhealthy => "unhealthy",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+/// The outcome of one query against an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HealthReport {
+    /// Which instance.
+    pub id: InstanceId,
+    /// Whether it answers.
+    pub health: Health,
+    /// One sentence that says what was seen.
+    pub message: String,
+    /// How long the query took, connecting included; `None` if none was answered.
+    pub latency: Option<Duration>,
+    /// When the check ended.
+    pub checked_at: SystemTime,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The MCP client's name as it gives it, or `cli`.
+    pub client: String,
+}
+
+/// A step of a create, for whoever waits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The image is being pulled.
+    Pulling {
+        /// The image's reference.
+        image: String,
+        /// Bytes downloaded so far.
+        done_bytes: u64,
+        /// Bytes to download, as far as the registry has told; it grows as layers are announced.
+        total_bytes: u64,
+    },
+    /// The container is being created.
+    Creating,
+    /// The container is being started.
+    Starting,
+    /// The server is being asked until it answers.
+    Waiting,
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[expect(clippy::cast_precision_loss, reason = "shown to one decimal")]
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        match self {
+            Self::Pulling {
+                image,
+                done_bytes,
+                total_bytes,
+            } => write!(
+                f,
+                "pulling {image}: {:.1} of {:.1} MiB",
+                mib(*done_bytes),
+                mib(*total_bytes)
+            ),
+            Self::Creating => f.write_str("creating the container"),
+            Self::Starting => f.write_str("starting the container"),
+            Self::Waiting => f.write_str("waiting for PostgreSQL to answer"),
+        }
+    }
+}
+
+/// Where the steps of a create are told. Called often and from any task: it must not block.
+#[derive(Clone)]
+pub struct ProgressSink(Arc<dyn Fn(Progress) + Send + Sync>);
+
+impl ProgressSink {
+    /// Tells every step to `tell`.
+    pub fn new(tell: impl Fn(Progress) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(tell))
+    }
+
+    /// Tells nobody.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// Tells one step.
+    pub fn tell(&self, step: Progress) {
+        (self.0)(step);
+    }
+}
+
+impl fmt::Debug for ProgressSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ProgressSink")
+    }
+}

@@ -1,0 +1,7 @@
+//! placeholder
+pub mod engine;
+pub mod failure;
+pub mod instance;
+pub mod manager;
+pub mod policy;
+pub mod ports;
