@@ -3,5 +3,7 @@ pub mod engine;
 pub mod failure;
 pub mod instance;
 pub mod manager;
+pub mod plugins;
 pub mod policy;
 pub mod ports;
+pub mod probe;
