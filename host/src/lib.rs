@@ -3,6 +3,7 @@ pub mod engine;
 pub mod failure;
 pub mod instance;
 pub mod manager;
+pub mod mcp;
 pub mod plugins;
 pub mod policy;
 pub mod ports;
