@@ -418,3 +418,257 @@ async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::engine::fake::{FakeEngine, Server};
+    use crate::instance::{ConnectionUri, Image, Limits};
+
+    /// Allows what it is told to, and plans every create with the same password.
+    #[derive(Debug, Default)]
+    struct Rules {
+        denied: Vec<Action>,
+        creates_denied: bool,
+        broken: bool,
+    }
+
+    #[async_trait]
+    impl Policy for Rules {
+        async fn plan_create(
+            &self,
+            _request: &CreateRequest,
+            defaults: &Defaults,
+            _caller: &Caller,
+        ) -> Result<InstanceSpec, Rejection> {
+            if self.creates_denied {
+                return Err(Rejection::Denied("office hours are over".into()));
+            }
+            Ok(InstanceSpec {
+                image: defaults.image.clone(),
+                database: "postgres".parse().expect("a database name"),
+                username: "postgres".parse().expect("a role name"),
+                password: Password::new("s3cret").expect("a password"),
+                limits: defaults.limits,
+            })
+        }
+
+        async fn authorize(&self, action: Action, _target: &Instance, _caller: &Caller) -> Result<(), Rejection> {
+            if self.broken {
+                return Err(Rejection::Broken("it trapped".into()));
+            }
+            if self.denied.contains(&action) {
+                return Err(Rejection::Denied("not yours".into()));
+            }
+            Ok(())
+        }
+
+        async fn connection_uri(&self, _found: &Found) -> Result<ConnectionUri, Rejection> {
+            Ok(ConnectionUri::new("postgresql://".into()))
+        }
+    }
+
+    struct Desk {
+        engine: Arc<FakeEngine>,
+        manager: InstanceManager,
+        tracker: TaskTracker,
+    }
+
+    fn desk(engine: FakeEngine, rules: Rules, ports: &str) -> Desk {
+        let engine = Arc::new(engine);
+        let tracker = TaskTracker::new();
+        let settings = Settings {
+            defaults: Defaults {
+                image: Image::new("postgres", "17").expect("an image"),
+                limits: Limits::new(512, 1000).expect("limits"),
+            },
+            ports: ports.parse().expect("a range"),
+            ready_timeout: Duration::from_secs(60),
+        };
+        let manager = InstanceManager::new(engine.clone(), Arc::new(rules), settings, tracker.clone());
+        Desk {
+            engine,
+            manager,
+            tracker,
+        }
+    }
+
+    impl Desk {
+        async fn create(&self) -> Result<NewInstance, InstanceError> {
+            self.manager
+                .create(&CreateRequest::default(), &caller(), &ProgressSink::none())
+                .await
+        }
+    }
+
+    fn caller() -> Caller {
+        Caller { client: "test".into() }
+    }
+
+    #[tokio::test]
+    async fn a_create_that_the_policy_denies_never_reaches_the_engine() {
+        let rules = Rules {
+            creates_denied: true,
+            ..Rules::default()
+        };
+        let desk = desk(FakeEngine::default(), rules, "1-1");
+        let error = desk.create().await.expect_err("the policy denies it");
+        let failure = Failure::from(&error);
+        assert_eq!(failure.code, FailureCode::Denied);
+        assert_eq!(failure.message, "the policy denies it: office hours are over");
+        assert!(desk.engine.calls().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_port_is_tried_before_the_range_counts_as_exhausted() {
+        let engine = FakeEngine {
+            taken: vec![1, 2, 3],
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "1-3");
+        let error = desk.create().await.expect_err("all ports are taken");
+        assert_eq!(Failure::from(&error).code, FailureCode::Exhausted);
+        assert_eq!(error.to_string(), "every port of 1-3 is taken");
+        let mut calls = desk.engine.calls();
+        calls.sort();
+        assert_eq!(calls, ["create 1", "create 2", "create 3", "prepare postgres:17"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_taken_port_reaches_no_user_while_another_is_free() {
+        let engine = FakeEngine {
+            taken: vec![1, 2],
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "1-3");
+        let error = desk.create().await.expect_err("nothing listens on port 3");
+        assert!(matches!(error, InstanceError::NotReady { .. }), "{error}");
+        assert!(desk.engine.calls().contains(&"create 3".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_ends_the_create_by_its_deadline_and_is_removed() {
+        let desk = desk(FakeEngine::default(), Rules::default(), "9-9");
+        let begun = tokio::time::Instant::now();
+        let error = desk.create().await.expect_err("nothing listens");
+        assert!(begun.elapsed() <= Duration::from_secs(61), "{:?}", begun.elapsed());
+        let failure = Failure::from(&error);
+        assert_eq!(failure.code, FailureCode::TimedOut);
+        assert!(
+            failure.message.starts_with("PostgreSQL did not answer within 60 s: "),
+            "{failure}"
+        );
+        assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_dies_ends_the_create_with_its_last_words_but_not_its_password() {
+        let engine = FakeEngine {
+            server: Server::Dies(Ended {
+                how: "exited with code 1".into(),
+                last_lines: vec!["FATAL: s3cret is no setting".into()],
+            }),
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "9-9");
+        let error = desk.create().await.expect_err("the server dies");
+        assert_eq!(
+            error.to_string(),
+            "PostgreSQL ended before it answered: it exited with code 1; its log ends with:\n\
+             FATAL: [redacted] is no setting"
+        );
+        assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_create_that_is_dropped_half_way_leaves_nothing() {
+        let desk = desk(FakeEngine::default(), Rules::default(), "9-9");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), desk.create())
+                .await
+                .is_err()
+        );
+        desk.tracker.close();
+        desk.tracker.wait().await;
+        assert!(desk.engine.is_empty());
+        assert_eq!(desk.engine.calls().last().map(String::as_str), Some("remove"));
+    }
+
+    #[tokio::test]
+    async fn what_the_policy_denies_is_not_done() {
+        for action in [Action::Get, Action::Drop, Action::Health] {
+            let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+            let rules = Rules {
+                denied: vec![action],
+                ..Rules::default()
+            };
+            let desk = desk(engine, rules, "1-1");
+            let outcome = match action {
+                Action::Get => desk.manager.get(id, &caller()).await.map(drop),
+                Action::Drop => desk.manager.remove(id, &caller()).await,
+                Action::Health => desk.manager.health(id, &caller()).await.map(drop),
+                Action::List => unreachable!("not in the list above"),
+            };
+            let error = outcome.expect_err("the policy denies it");
+            assert_eq!(Failure::from(&error).code, FailureCode::Denied);
+            assert_eq!(desk.engine.calls(), ["get"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_list_shows_what_the_policy_shows() {
+        let (engine, _) = FakeEngine::default().with_instance(Status::Running);
+        let rules = Rules {
+            denied: vec![Action::List],
+            ..Rules::default()
+        };
+        let desk = desk(engine, rules, "1-1");
+        assert_eq!(desk.manager.list(&caller()).await.expect("a list"), []);
+    }
+
+    #[tokio::test]
+    async fn a_broken_policy_denies_everything() {
+        let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+        let rules = Rules {
+            broken: true,
+            ..Rules::default()
+        };
+        let desk = desk(engine, rules, "1-1");
+        for error in [
+            desk.manager.list(&caller()).await.expect_err("broken"),
+            desk.manager.remove(id, &caller()).await.expect_err("broken"),
+        ] {
+            assert_eq!(Failure::from(&error).code, FailureCode::Internal);
+        }
+        assert!(!desk.engine.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_is_not_there_is_not_found() {
+        let desk = desk(FakeEngine::default(), Rules::default(), "1-1");
+        let error = desk
+            .manager
+            .remove(InstanceId::random(), &caller())
+            .await
+            .expect_err("there is none");
+        assert_eq!(Failure::from(&error).code, FailureCode::NotFound);
+    }
+
+    #[tokio::test]
+    async fn health_says_what_the_engine_says_of_a_server_that_does_not_run() {
+        for (status, health) in [
+            (Status::Created, Health::Starting),
+            (Status::Paused, Health::Unhealthy),
+            (Status::Stopped, Health::Stopped),
+            // It runs, nothing listens, and it is young.
+            (Status::Running, Health::Starting),
+        ] {
+            let (engine, id) = FakeEngine::default().with_instance(status);
+            let desk = desk(engine, Rules::default(), "1-1");
+            let report = desk.manager.health(id, &caller()).await.expect("a report");
+            assert_eq!((report.health, report.latency), (health, None), "{}", report.message);
+        }
+    }
+}
