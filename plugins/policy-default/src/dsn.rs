@@ -63,7 +63,12 @@ mod tests {
     #[test]
     fn everything_but_unreserved_characters_is_percent_encoded() {
         assert_eq!(
-            format(&endpoint("db.example", "us er%/@", "p@ss:/w?rd#1 %41'\"\\", "my-db \"x\" 'ü'")),
+            format(&endpoint(
+                "db.example",
+                "us er%/@",
+                "p@ss:/w?rd#1 %41'\"\\",
+                "my-db \"x\" 'ü'"
+            )),
             "postgresql://us%20er%25%2F%40:p%40ss%3A%2Fw%3Frd%231%20%2541%27%22%5C@db.example:15432/\
              my-db%20%22x%22%20%27%C3%BC%27"
         );
@@ -73,21 +78,42 @@ mod tests {
     fn an_ipv6_address_stands_in_brackets() {
         let dsn_of = |host| format(&endpoint(host, "u", "p", "d"));
         assert_eq!(dsn_of("::1"), "postgresql://u:p@[::1]:15432/d");
-        assert_eq!(dsn_of("fe80::1%eth0"), "postgresql://u:p@[fe80::1%25eth0]:15432/d", "RFC 6874");
+        assert_eq!(
+            dsn_of("fe80::1%eth0"),
+            "postgresql://u:p@[fe80::1%25eth0]:15432/d",
+            "RFC 6874"
+        );
     }
 
     #[test]
     fn any_text_survives_the_way_there_and_back() {
         let mut texts: Vec<String> = ('\u{1}'..'\u{300}').map(String::from).collect();
         texts.extend(
-            ["%41", "%", "%%", "%zz", "a+b", "\r\n", "=&?#", "../..", "🐘", "e\u{301}", "\u{10ffff}", "日本語 's"]
-                .map(String::from),
+            [
+                "%41",
+                "%",
+                "%%",
+                "%zz",
+                "a+b",
+                "\r\n",
+                "=&?#",
+                "../..",
+                "🐘",
+                "e\u{301}",
+                "\u{10ffff}",
+                "日本語 's",
+            ]
+            .map(String::from),
         );
         for text in texts {
             for text in [text.clone(), format!("{text}{text}"), format!("a{text}z")] {
                 let dsn = format(&endpoint("h", &text, &text, &text));
                 assert!(dsn.bytes().all(|byte| byte.is_ascii_graphic()), "{dsn:?}");
-                assert_eq!(take_apart(&dsn), [&text, &text, "h:15432", &text].map(str::to_owned), "{dsn}");
+                assert_eq!(
+                    take_apart(&dsn),
+                    [&text, &text, "h:15432", &text].map(str::to_owned),
+                    "{dsn}"
+                );
             }
         }
     }

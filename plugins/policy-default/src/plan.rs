@@ -153,10 +153,22 @@ mod tests {
     fn with(field: &str, value: &str) -> CreateRequest {
         let value = Some(value.to_owned());
         match field {
-            "version" => CreateRequest { version: value, ..NOTHING },
-            "database" => CreateRequest { database: value, ..NOTHING },
-            "username" => CreateRequest { username: value, ..NOTHING },
-            "password" => CreateRequest { password: value, ..NOTHING },
+            "version" => CreateRequest {
+                version: value,
+                ..NOTHING
+            },
+            "database" => CreateRequest {
+                database: value,
+                ..NOTHING
+            },
+            "username" => CreateRequest {
+                username: value,
+                ..NOTHING
+            },
+            "password" => CreateRequest {
+                password: value,
+                ..NOTHING
+            },
             _ => panic!("{field} is no field"),
         }
     }
@@ -186,15 +198,23 @@ mod tests {
     #[test]
     fn what_is_left_open_comes_from_the_defaults() {
         let spec = plan_of(NOTHING).expect("nothing is wrong with nothing");
-        assert_eq!((spec.repository.as_str(), spec.version.as_str()), ("ghcr.io/acme/postgres", "18"));
-        assert_eq!((spec.database.as_str(), spec.username.as_str()), ("postgres", "postgres"));
+        assert_eq!(
+            (spec.repository.as_str(), spec.version.as_str()),
+            ("ghcr.io/acme/postgres", "18")
+        );
+        assert_eq!(
+            (spec.database.as_str(), spec.username.as_str()),
+            ("postgres", "postgres")
+        );
         assert_eq!(spec.password, "generated");
         assert_eq!((spec.memory_mib, spec.cpu_millis), (512, 1000));
     }
 
     #[test]
     fn no_password_is_generated_where_one_is_given() {
-        let spec = plan(with("password", "mine"), defaults(), || panic!("was asked for a password"));
+        let spec = plan(with("password", "mine"), defaults(), || {
+            panic!("was asked for a password")
+        });
         assert_eq!(spec.expect("it fits").password, "mine");
     }
 
@@ -204,9 +224,37 @@ mod tests {
             assert_allowed("version", version);
         }
         for version in [
-            "", " ", ".", "9", "9.6", "9.6.24", "017", "100", "17.", ".17", "17.05", "17.100", "17.1.2", "17-alpine",
-            "17alpha", "17beta1", "latest", " 17", "17 ", "17\n", "+17", "-17", "1e1", "0x11", "１７", "17,5", "17/5",
-            "17:5", "17@sha256", "17\0", "00",
+            "",
+            " ",
+            ".",
+            "9",
+            "9.6",
+            "9.6.24",
+            "017",
+            "100",
+            "17.",
+            ".17",
+            "17.05",
+            "17.100",
+            "17.1.2",
+            "17-alpine",
+            "17alpha",
+            "17beta1",
+            "latest",
+            " 17",
+            "17 ",
+            "17\n",
+            "+17",
+            "-17",
+            "1e1",
+            "0x11",
+            "１７",
+            "17,5",
+            "17/5",
+            "17:5",
+            "17@sha256",
+            "17\0",
+            "00",
         ] {
             assert_eq!(refusals("version", version).len(), 1, "{version:?}");
         }
@@ -216,8 +264,24 @@ mod tests {
     fn names_are_whatever_postgresql_takes() {
         let longest = "é".repeat(31) + "x";
         for name in [
-            "a", "A b", "my-db \"x\" 'y'", "us er%/@", "@:/?#%", "日本語", "$1; drop", "--", "=", "-c", "\u{1}\n\t\\",
-            "template1", "Public", "PG_x", "pg", "nones", " ", longest.as_str(),
+            "a",
+            "A b",
+            "my-db \"x\" 'y'",
+            "us er%/@",
+            "@:/?#%",
+            "日本語",
+            "$1; drop",
+            "--",
+            "=",
+            "-c",
+            "\u{1}\n\t\\",
+            "template1",
+            "Public",
+            "PG_x",
+            "pg",
+            "nones",
+            " ",
+            longest.as_str(),
         ] {
             assert_allowed("database", name);
             assert_allowed("username", name);
@@ -233,7 +297,10 @@ mod tests {
         for field in ["database", "username"] {
             assert_eq!(refusals(field, ""), ["must not be empty"]);
             assert_eq!(refusals(field, &"é".repeat(32)), ["must have at most 63 bytes, has 64"]);
-            assert_eq!(refusals(field, "a\0b"), ["must not contain NUL, which PostgreSQL can't take"]);
+            assert_eq!(
+                refusals(field, "a\0b"),
+                ["must not contain NUL, which PostgreSQL can't take"]
+            );
             assert_eq!(refusals(field, &"\0".repeat(64)).len(), 2, "both problems are told");
         }
         assert_eq!(refusals("database", "template0").len(), 1);
