@@ -1,5 +1,7 @@
 //! placeholder
+pub mod config;
 pub mod engine;
+pub mod environment;
 pub mod failure;
 pub mod instance;
 pub mod manager;
