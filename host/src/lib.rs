@@ -1,9 +1,12 @@
 //! placeholder
+pub mod app;
+pub mod cli;
 pub mod config;
 pub mod engine;
 pub mod environment;
 pub mod failure;
 pub mod instance;
 pub mod manager;
+pub mod mcp;
 pub mod policy;
 pub mod ports;
