@@ -37,7 +37,12 @@ impl App {
     }
 
     fn with_engine(config: Config, engine: Arc<dyn Engine>, tracker: TaskTracker) -> Self {
-        Self { config, tracker, engine, manager: OnceCell::new() }
+        Self {
+            config,
+            tracker,
+            engine,
+            manager: OnceCell::new(),
+        }
     }
 
     /// What it was made with.
@@ -83,7 +88,10 @@ impl App {
 }
 
 // SEAM: `crate::plugins` puts the policy component here.
-#[expect(clippy::unused_async, reason = "loading compiles the component off the runtime's threads")]
+#[expect(
+    clippy::unused_async,
+    reason = "loading compiles the component off the runtime's threads"
+)]
 async fn load_policy(_component: &Component) -> Result<Arc<dyn Policy>, Failure> {
     Err(Failure::new(FailureCode::Internal, "no policy can be loaded yet", ""))
 }

@@ -47,10 +47,18 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 #[command(arg_required_else_help = true, subcommand_required = true)]
 struct Cli {
     /// How results and errors are written: tables for people, JSON for programs
-    #[arg(short, long, global = true, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Global options"
+    )]
     output: Format,
 
-    #[arg(long, global = true, value_name = "FILE", help = config_help())]
+    #[arg(long, global = true, value_name = "FILE", help = config_help(), help_heading = "Global options")]
     config: Option<PathBuf>,
 
     #[command(flatten)]
@@ -117,18 +125,27 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let failure = Failure::new(FailureCode::Failed, format!("the process can't start its threads: {error}"), "");
+            let failure = Failure::new(
+                FailureCode::Failed,
+                format!("the process can't start its threads: {error}"),
+                "",
+            );
             return ui.error(&failure);
         }
     };
-    let code = runtime.block_on(run(cli, &environment, &mut ui)).unwrap_or_else(|problems| ui.error(&problems));
+    let code = runtime
+        .block_on(run(cli, &environment, &mut ui))
+        .unwrap_or_else(|problems| ui.error(&problems));
     // Not dropped: that would wait for a thread that reads standard input, until somebody presses Enter.
     runtime.shutdown_background();
     code
 }
 
 async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCode, ConfigError> {
-    let flags = Flags { file: cli.config, settings: cli.settings.0 };
+    let flags = Flags {
+        file: cli.config,
+        settings: cli.settings.0,
+    };
     let load = || Config::load(&flags, environment);
     // Only what needs the configuration reads it: the others answer even where it is wrong.
     Ok(match cli.verb {
@@ -197,5 +214,7 @@ impl PostgresVerb {
 
 /// Who asks, as the policy is told.
 fn caller() -> Caller {
-    Caller { client: "cli".to_owned() }
+    Caller {
+        client: "cli".to_owned(),
+    }
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
-pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdown};
 use self::keys::{BUNDLE, BUNDLE_KEYS, VARIABLE_PREFIX, nearest};
+pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdown};
 pub use self::problem::{ConfigError, Origin, Problem, What};
 use crate::environment::Environment;
 use crate::instance::{Defaults, Image, InvalidValue, Limits};
@@ -161,7 +161,9 @@ impl FromStr for BundleName {
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let fits = (1..=BUNDLE_NAME_BYTES_MAX).contains(&text.len())
-            && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if !fits {
             return Err(InvalidValue(format!(
                 "must be 1 to {BUNDLE_NAME_BYTES_MAX} lower-case letters, digits and hyphens"
@@ -204,7 +206,10 @@ impl Config {
 /// The file that would be read, and whether it was asked for by name and so must be there.
 #[must_use]
 pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBuf, bool)> {
-    let asked = flags.file.clone().or_else(|| environment.non_empty(CONFIG_VARIABLE).map(PathBuf::from));
+    let asked = flags
+        .file
+        .clone()
+        .or_else(|| environment.non_empty(CONFIG_VARIABLE).map(PathBuf::from));
     if let Some(path) = asked {
         return Some((path, true));
     }
@@ -245,7 +250,10 @@ impl Sources {
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => false,
             Err(error) => {
-                let origin = Origin::File { path: path.to_owned(), line: None };
+                let origin = Origin::File {
+                    path: path.to_owned(),
+                    line: None,
+                };
                 self.problem(origin, What::Unreadable(format!("can't be read: {error}")));
                 false
             }
@@ -265,7 +273,10 @@ impl Sources {
             Ok(document) => document,
             Err(error) => {
                 let at = error.span().map_or(0, |span| span.start);
-                return self.problem(origin(at), What::Unreadable(format!("is not TOML: {}", error.message())));
+                return self.problem(
+                    origin(at),
+                    What::Unreadable(format!("is not TOML: {}", error.message())),
+                );
             }
         };
         for (section, value) in document.get_ref() {
@@ -304,8 +315,15 @@ impl Sources {
         self.problems.extend(problems);
         for key in BUNDLE_KEYS.iter() {
             // An entry is read on its own: what it leaves out is empty, whatever the entry that it replaces had.
-            let empty = if key.is_table() { Value::Object(Map::new()) } else { Value::from("") };
-            given.entry(&key.path).or_insert_with(|| Given { value: empty, origin: at.clone() });
+            let empty = if key.is_table() {
+                Value::Object(Map::new())
+            } else {
+                Value::from("")
+            };
+            given.entry(&key.path).or_insert_with(|| Given {
+                value: empty,
+                origin: at.clone(),
+            });
         }
         self.bundles.push(given);
     }
@@ -394,39 +412,64 @@ impl Sources {
         let values = self.shown();
         let bundles = self.bundles();
         match (log, docker, instance, policy) {
-            (Some(log), Some(docker), Some(instance), Some(policy)) if self.problems.is_empty() => {
-                Ok(Config { log, docker, instance, policy, bundles, file, values })
-            }
+            (Some(log), Some(docker), Some(instance), Some(policy)) if self.problems.is_empty() => Ok(Config {
+                log,
+                docker,
+                instance,
+                policy,
+                bundles,
+                file,
+                values,
+            }),
             _ => Err(ConfigError(self.problems)),
         }
     }
 
     fn log(&mut self) -> Option<Log> {
-        let set = self.values.get("log.level").is_some_and(|given| given.origin != Origin::Default);
+        let set = self
+            .values
+            .get("log.level")
+            .is_some_and(|given| given.origin != Origin::Default);
         let level = self.parse("log.level", log_level);
         let format = self.parse("log.format", |text| match text {
             "text" => Ok(LogFormat::Text),
             "json" => Ok(LogFormat::Json),
             _ => Err(InvalidValue("must be text or json".into())),
         });
-        Some(Log { level: Some(level?).filter(|_| set), format: format? })
+        Some(Log {
+            level: Some(level?).filter(|_| set),
+            format: format?,
+        })
     }
 
     fn docker(&mut self) -> Option<Docker> {
         let host = self.parse("docker.host", |text| Ok(non_empty(text).map(str::to_owned)));
         let publish_address = self.parse("docker.publish_address", |text| {
-            non_empty(text).map(str::parse).transpose().map_err(|_| InvalidValue("must be an IP address or empty".into()))
+            non_empty(text)
+                .map(str::parse)
+                .transpose()
+                .map_err(|_| InvalidValue("must be an IP address or empty".into()))
         });
         let pull_timeout = self.parse("docker.pull_timeout", duration);
-        Some(Docker { host: host?, publish_address: publish_address?, pull_timeout: pull_timeout? })
+        Some(Docker {
+            host: host?,
+            publish_address: publish_address?,
+            pull_timeout: pull_timeout?,
+        })
     }
 
     fn instance(&mut self) -> Option<Instances> {
         // Each half of a pair is checked with a sound other half, so that each problem has its own key.
-        let repository = self.parse("instance.repository", |text| Image::new(text, "17").map(|_| text.to_owned()));
-        let version = self.parse("instance.version", |text| Image::new("postgres", text).map(|_| text.to_owned()));
+        let repository = self.parse("instance.repository", |text| {
+            Image::new(text, "17").map(|_| text.to_owned())
+        });
+        let version = self.parse("instance.version", |text| {
+            Image::new("postgres", text).map(|_| text.to_owned())
+        });
         let memory_mib = self.parse("instance.memory_mib", |text| {
-            let mib = text.parse().map_err(|_| InvalidValue("must be a number of MiB".into()))?;
+            let mib = text
+                .parse()
+                .map_err(|_| InvalidValue("must be a number of MiB".into()))?;
             Limits::new(mib, 1).map(|_| mib)
         });
         let cpu_millis = self.parse("instance.cpus", |text| {
@@ -439,22 +482,31 @@ impl Sources {
             image: Image::new(&repository?, &version?).ok()?,
             limits: Limits::new(memory_mib?, cpu_millis?).ok()?,
         };
-        Some(Instances { defaults, ports: ports?, ready_timeout: ready_timeout? })
+        Some(Instances {
+            defaults,
+            ports: ports?,
+            ready_timeout: ready_timeout?,
+        })
     }
 
     fn policy(&mut self) -> Option<Component> {
         let component = self.values.get("policy.component")?;
         let settings = self.values.get("policy.settings")?;
-        Some(Component { code: code(component), settings: component_settings(settings) })
+        Some(Component {
+            code: code(component),
+            settings: component_settings(settings),
+        })
     }
 
     /// The built-in bundles, each in place unless an entry has its name, and the added ones.
     fn bundles(&mut self) -> Vec<Bundle> {
         let (mut bundles, mut built_in, mut replaced) = (Vec::<Bundle>::new(), BTreeSet::new(), BTreeSet::new());
         for entry in std::mem::take(&mut self.bundles) {
-            let (Some(name), Some(component), Some(settings)) =
-                (entry.get("bundle.name"), entry.get("bundle.component"), entry.get("bundle.settings"))
-            else {
+            let (Some(name), Some(component), Some(settings)) = (
+                entry.get("bundle.name"),
+                entry.get("bundle.component"),
+                entry.get("bundle.settings"),
+            ) else {
                 continue;
             };
             let at = name.origin.clone();
@@ -462,7 +514,10 @@ impl Sources {
                 continue;
             };
             let bundle = Bundle {
-                component: Component { code: code(component), settings: component_settings(settings) },
+                component: Component {
+                    code: code(component),
+                    settings: component_settings(settings),
+                },
                 name: name.clone(),
             };
             if at == Origin::Default {
@@ -471,7 +526,12 @@ impl Sources {
                 continue;
             }
             if !replaced.insert(name.clone()) {
-                self.wrong(at.clone(), "bundle.name", "must not occur twice", Some(name.to_string()));
+                self.wrong(
+                    at.clone(),
+                    "bundle.name",
+                    "must not occur twice",
+                    Some(name.to_string()),
+                );
             }
             if bundle.component.code == Code::BuiltIn && !built_in.contains(&name) {
                 let names: Vec<&str> = built_in.iter().map(BundleName::as_str).collect();
@@ -495,7 +555,11 @@ impl Sources {
         }
         for (index, entry) in self.bundles.iter().enumerate() {
             let name = |entry: &BTreeMap<_, Given>| entry.get("bundle.name").map(|given| given.value.clone());
-            let is_replaced = self.bundles.iter().skip(index + 1).any(|later| name(later) == name(entry));
+            let is_replaced = self
+                .bundles
+                .iter()
+                .skip(index + 1)
+                .any(|later| name(later) == name(entry));
             for key in BUNDLE_KEYS.iter().filter(|_| !is_replaced) {
                 if let (Some(given), Some(Value::String(name))) = (entry.get(key.path.as_str()), name(entry)) {
                     show(key, &format!("{BUNDLE}.{name}.{}", key.name), given, &mut shown);
@@ -518,7 +582,10 @@ fn read_table(
         let Some(key) = keys.iter().find(|key| key.path == path) else {
             let known = keys.iter().chain(KEYS.iter()).map(|key| key.path.as_str());
             let nearest = nearest(&path, known).map(str::to_owned);
-            problems.push(Problem { origin: at, what: What::Unknown { name: path, nearest } });
+            problems.push(Problem {
+                origin: at,
+                what: What::Unknown { name: path, nearest },
+            });
             continue;
         };
         match key.from_toml(value.get_ref()) {
@@ -526,7 +593,11 @@ fn read_table(
                 values.insert(key.path.as_str(), Given { value, origin: at });
             }
             Err(expected) => {
-                let what = What::Wrong { key: path, expected: expected.into(), given: None };
+                let what = What::Wrong {
+                    key: path,
+                    expected: expected.into(),
+                    given: None,
+                };
                 problems.push(Problem { origin: at, what });
             }
         }
@@ -539,7 +610,10 @@ fn show(key: &Key, path: &str, given: &Given, shown: &mut Vec<ShownValue>) {
     match &given.value {
         Value::Object(table) if !table.is_empty() => {
             for (name, value) in table {
-                let given = Given { value: value.clone(), origin: given.origin.clone() };
+                let given = Given {
+                    value: value.clone(),
+                    origin: given.origin.clone(),
+                };
                 show(key, &format!("{path}.{name}"), &given, shown);
             }
         }
@@ -557,7 +631,10 @@ fn redact(value: &Value) -> Value {
     match value {
         Value::String(_) => Value::from("[set]"),
         Value::Array(items) => items.iter().map(redact).collect(),
-        Value::Object(table) => table.iter().map(|(name, value)| (name.clone(), redact(value))).collect(),
+        Value::Object(table) => table
+            .iter()
+            .map(|(name, value)| (name.clone(), redact(value)))
+            .collect(),
         harmless => harmless.clone(),
     }
 }
@@ -580,14 +657,20 @@ fn log_level(text: &str) -> Result<tracing::Level, InvalidValue> {
 fn duration(text: &str) -> Result<Duration, InvalidValue> {
     match humantime::parse_duration(text) {
         Ok(duration) if !duration.is_zero() && duration <= DURATION_MAX => Ok(duration),
-        _ => Err(InvalidValue("must be a time longer than 0 and at most 1 day, such as 90s or 10m".into())),
+        _ => Err(InvalidValue(
+            "must be a time longer than 0 and at most 1 day, such as 90s or 10m".into(),
+        )),
     }
 }
 
 /// Cores in thousandths; `None` if that is no number of them.
 fn cpu_millis(text: &str) -> Option<u32> {
     let millis = (text.parse::<f64>().ok()? * 1000.0).round();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked before")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range is checked before"
+    )]
     (0.0..=f64::from(u32::MAX)).contains(&millis).then_some(millis as u32)
 }
 

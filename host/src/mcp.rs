@@ -11,5 +11,9 @@ use crate::failure::{Failure, FailureCode};
 /// What kept it from starting.
 #[expect(clippy::unused_async, reason = "a stub")]
 pub async fn serve(_app: Arc<App>) -> Result<(), Failure> {
-    Err(Failure::new(FailureCode::Internal, "the MCP server is not merged yet", ""))
+    Err(Failure::new(
+        FailureCode::Internal,
+        "the MCP server is not merged yet",
+        "",
+    ))
 }

@@ -18,7 +18,9 @@ pub(super) struct Show {}
 impl Show {
     pub(super) fn run(self, config: &Config, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let values: Vec<Value> = config.values.iter().map(in_json).collect();
-        ui.result(&json!({ "file": config.file, "settings": values }), || table(&config.values))?;
+        ui.result(&json!({ "file": config.file, "settings": values }), || {
+            table(&config.values)
+        })?;
         Ok(ExitCode::Ok)
     }
 }
@@ -50,7 +52,11 @@ fn table(values: &[ShownValue]) -> String {
     let mut table = bare_table();
     table.set_header(["SETTING", "VALUE", "FROM"]);
     for shown in values {
-        table.add_row([printable(&shown.key), shown.value.to_string(), printable(&shown.origin.to_string())]);
+        table.add_row([
+            printable(&shown.key),
+            shown.value.to_string(),
+            printable(&shown.origin.to_string()),
+        ]);
     }
     trimmed(&table) + "\n"
 }

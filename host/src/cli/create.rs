@@ -40,15 +40,25 @@ pub(super) struct Create {
 
 impl Create {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let password = if self.password_stdin { Some(ui.read_password().await?) } else { None };
-        let request =
-            CreateRequest { version: self.version, database: self.database, username: self.username, password };
+        let password = if self.password_stdin {
+            Some(ui.read_password().await?)
+        } else {
+            None
+        };
+        let request = CreateRequest {
+            version: self.version,
+            database: self.database,
+            username: self.username,
+            password,
+        };
         let progress = ui.progress();
         let created = manager.create(request, &caller(), &progress.sink()).await;
         drop(progress);
         let new = created.map_err(|error| Failure::from(&error))?;
         let connection = new.connection();
-        ui.result(&InstanceView::from(connection), || connection_block(connection, SystemTime::now()))?;
+        ui.result(&InstanceView::from(connection), || {
+            connection_block(connection, SystemTime::now())
+        })?;
         // Not before: an instance that nobody has been told of would live on unknown.
         let _ = new.keep();
         Ok(ExitCode::Ok)

@@ -38,27 +38,47 @@ struct Check<'a> {
 }
 
 impl<'a> From<&'a Diagnosis> for Check<'a> {
-    fn from(Diagnosis { subject, verdict, detail, advice }: &'a Diagnosis) -> Self {
+    fn from(
+        Diagnosis {
+            subject,
+            verdict,
+            detail,
+            advice,
+        }: &'a Diagnosis,
+    ) -> Self {
         let verdict = match verdict {
             Verdict::Good => "good",
             Verdict::Warning => "warning",
             Verdict::Bad => "bad",
         };
-        Self { subject, verdict, detail, advice }
+        Self {
+            subject,
+            verdict,
+            detail,
+            advice,
+        }
     }
 }
 
 impl Doctor {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let config = app.config();
-        let mut diagnoses = vec![configuration(config), plugins(app).await, ports(config, &mut rand::rng())];
+        let mut diagnoses = vec![
+            configuration(config),
+            plugins(app).await,
+            ports(config, &mut rand::rng()),
+        ];
         // The engine itself, not through the manager: a broken policy is no reason to say nothing of Docker.
         diagnoses.extend(app.engine().diagnose(&config.instance.defaults.image).await);
         report(&diagnoses, ui)
     }
 
     /// Where the configuration is wrong there is nothing else to look at: it says where Docker is.
-    pub(super) fn run_without_config(self, ConfigError(problems): &ConfigError, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    pub(super) fn run_without_config(
+        self,
+        ConfigError(problems): &ConfigError,
+        ui: &mut Ui,
+    ) -> Result<ExitCode, Failure> {
         let diagnosis = |problem: &crate::config::Problem| Diagnosis {
             subject: "configuration",
             verdict: Verdict::Bad,
@@ -74,7 +94,12 @@ fn configuration(config: &Config) -> Diagnosis {
         Some(path) => path.display().to_string(),
         None => "no file; built-in defaults, the environment and options hold".to_owned(),
     };
-    Diagnosis { subject: "configuration", verdict: Verdict::Good, detail, advice: String::new() }
+    Diagnosis {
+        subject: "configuration",
+        verdict: Verdict::Good,
+        detail,
+        advice: String::new(),
+    }
 }
 
 // SEAM: the bundles are looked at here as well, once `crate::plugins` loads them.
@@ -84,10 +109,18 @@ async fn plugins(app: &App) -> Diagnosis {
         Code::File(path) => path.display().to_string(),
     };
     match app.manager().await {
-        Ok(_) => Diagnosis { subject: "policy", verdict: Verdict::Good, detail: policy, advice: String::new() },
-        Err(Failure { message, advice, .. }) => {
-            Diagnosis { subject: "policy", verdict: Verdict::Bad, detail: format!("{policy}: {message}"), advice }
-        }
+        Ok(_) => Diagnosis {
+            subject: "policy",
+            verdict: Verdict::Good,
+            detail: policy,
+            advice: String::new(),
+        },
+        Err(Failure { message, advice, .. }) => Diagnosis {
+            subject: "policy",
+            verdict: Verdict::Bad,
+            detail: format!("{policy}: {message}"),
+            advice,
+        },
     }
 }
 
@@ -97,28 +130,51 @@ fn ports(config: &Config, rng: &mut impl Rng) -> Diagnosis {
     let address = config.docker.publish_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut candidates = PortAllocator::new(range).candidates(rng);
     let leases = std::iter::from_fn(|| candidates.next_lease().ok());
-    let free: Vec<bool> =
-        leases.take(PORTS_TRIED_MAX).map(|lease| TcpListener::bind((address, lease.port().get())).is_ok()).collect();
+    let free: Vec<bool> = leases
+        .take(PORTS_TRIED_MAX)
+        .map(|lease| TcpListener::bind((address, lease.port().get())).is_ok())
+        .collect();
     let (tried, free) = (free.len(), free.iter().filter(|&&free| free).count());
     let verdict = if free > 0 { Verdict::Good } else { Verdict::Warning };
     let advice = match verdict {
         Verdict::Good => String::new(),
         _ => "Drop instances, or give another range in the setting instance.ports.".to_owned(),
     };
-    Diagnosis { subject, verdict, detail: format!("{range}: {free} of {tried} tried are free on {address}"), advice }
+    Diagnosis {
+        subject,
+        verdict,
+        detail: format!("{range}: {free} of {tried} tried are free on {address}"),
+        advice,
+    }
 }
 
 fn report(diagnoses: &[Diagnosis], ui: &mut Ui) -> Result<ExitCode, Failure> {
     let well = diagnoses.iter().all(|diagnosis| diagnosis.verdict != Verdict::Bad);
     let unicode = ui.terminal.stdout && ui.terminal.unicode;
-    ui.result(&Examination { well, checks: diagnoses.iter().map(Check::from).collect() }, || text(diagnoses, unicode))?;
+    ui.result(
+        &Examination {
+            well,
+            checks: diagnoses.iter().map(Check::from).collect(),
+        },
+        || text(diagnoses, unicode),
+    )?;
     Ok(if well { ExitCode::Ok } else { ExitCode::Unhealthy })
 }
 
 fn text(diagnoses: &[Diagnosis], unicode: bool) -> String {
-    let width = diagnoses.iter().map(|diagnosis| diagnosis.subject.len()).max().unwrap_or_default();
+    let width = diagnoses
+        .iter()
+        .map(|diagnosis| diagnosis.subject.len())
+        .max()
+        .unwrap_or_default();
     let mut out = String::new();
-    for Diagnosis { subject, verdict, detail, advice } in diagnoses {
+    for Diagnosis {
+        subject,
+        verdict,
+        detail,
+        advice,
+    } in diagnoses
+    {
         let symbol = match (verdict, unicode) {
             (Verdict::Good, true) => "✓",
             (Verdict::Warning, true) => "!",

@@ -47,9 +47,15 @@ impl Drop {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let instances = manager.list(&caller()).await.map_err(|error| Failure::from(&error))?;
         let targets: Vec<(String, Result<InstanceId, Failure>)> = if self.all {
-            instances.iter().map(|instance| (instance.id.to_string(), Ok(instance.id))).collect()
+            instances
+                .iter()
+                .map(|instance| (instance.id.to_string(), Ok(instance.id)))
+                .collect()
         } else {
-            self.ids.iter().map(|arg| (arg.to_string(), arg.find(&instances))).collect()
+            self.ids
+                .iter()
+                .map(|arg| (arg.to_string(), arg.find(&instances)))
+                .collect()
         };
         if targets.is_empty() {
             ui.note("there is nothing to drop");
@@ -75,10 +81,19 @@ impl Drop {
                 code = failed;
             }
         }
-        let results: Vec<Outcome> =
-            outcomes.into_iter().map(|(id, outcome)| Outcome { id, dropped: outcome.is_ok() }).collect();
+        let results: Vec<Outcome> = outcomes
+            .into_iter()
+            .map(|(id, outcome)| Outcome {
+                id,
+                dropped: outcome.is_ok(),
+            })
+            .collect();
         ui.result(&results, || {
-            results.iter().filter(|result| result.dropped).map(|result| format!("dropped {}\n", result.id)).collect()
+            results
+                .iter()
+                .filter(|result| result.dropped)
+                .map(|result| format!("dropped {}\n", result.id))
+                .collect()
         })?;
         Ok(code)
     }
@@ -90,15 +105,27 @@ async fn confirm(
     ui: &mut Ui,
 ) -> Result<(), Failure> {
     let is_meant = |id| targets.iter().any(|(_, target)| target.as_ref() == Ok(&id));
-    let doomed: Vec<Instance> = instances.iter().filter(|instance| is_meant(instance.id)).cloned().collect();
+    let doomed: Vec<Instance> = instances
+        .iter()
+        .filter(|instance| is_meant(instance.id))
+        .cloned()
+        .collect();
     if doomed.is_empty() {
         return Ok(());
     }
-    let question = format!("{}Drop {} with all data?", instance_table(&doomed, SystemTime::now()), count(doomed.len()));
+    let question = format!(
+        "{}Drop {} with all data?",
+        instance_table(&doomed, SystemTime::now()),
+        count(doomed.len())
+    );
     if ui.confirm(&question).await {
         return Ok(());
     }
-    Err(Failure::new(FailureCode::Failed, "nothing was dropped: it was not confirmed", "`--yes` doesn't ask."))
+    Err(Failure::new(
+        FailureCode::Failed,
+        "nothing was dropped: it was not confirmed",
+        "`--yes` doesn't ask.",
+    ))
 }
 
 fn count(instances: usize) -> String {

@@ -22,8 +22,13 @@ pub(super) struct Get {
 impl Get {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let id = self.id.resolve(manager).await?;
-        let connection = manager.get(id, &caller()).await.map_err(|error| Failure::from(&error))?;
-        ui.result(&InstanceView::from(&connection), || connection_block(&connection, SystemTime::now()))?;
+        let connection = manager
+            .get(id, &caller())
+            .await
+            .map_err(|error| Failure::from(&error))?;
+        ui.result(&InstanceView::from(&connection), || {
+            connection_block(&connection, SystemTime::now())
+        })?;
         Ok(ExitCode::Ok)
     }
 }

@@ -23,7 +23,10 @@ pub(super) struct Health {
 impl Health {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let id = self.id.resolve(manager).await?;
-        let report = manager.health(id, &caller()).await.map_err(|error| Failure::from(&error))?;
+        let report = manager
+            .health(id, &caller())
+            .await
+            .map_err(|error| Failure::from(&error))?;
         ui.result(&HealthView::from(&report), || {
             format!("{} is {}: {}\n", report.id, report.health.as_str(), report.message)
         })?;

@@ -13,7 +13,7 @@ const CONTAINER_PREFIX: &str = "mcp-postgres-";
 
 /// An instance as it is named on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum IdArg {
+pub(super) enum IdArg {
     /// Its whole id.
     Whole(InstanceId),
     /// What its id begins with: lower-case hexadecimal digits and hyphens, at least one.
@@ -30,7 +30,9 @@ impl FromStr for IdArg {
         }
         let fits = (1..36).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-');
         if !fits {
-            return Err(InvalidValue("an id, or the beginning of one, has hexadecimal digits and hyphens only".into()));
+            return Err(InvalidValue(
+                "an id, or the beginning of one, has hexadecimal digits and hyphens only".into(),
+            ));
         }
         Ok(Self::Prefix(text))
     }
@@ -41,7 +43,7 @@ impl IdArg {
     ///
     /// # Errors
     /// If none or more than one is meant, or the engine can't be asked.
-    pub async fn resolve(&self, manager: &InstanceManager) -> Result<InstanceId, Failure> {
+    pub(super) async fn resolve(&self, manager: &InstanceManager) -> Result<InstanceId, Failure> {
         match self {
             Self::Whole(id) => Ok(*id),
             Self::Prefix(_) => self.find(&manager.list(&caller()).await.map_err(|error| Failure::from(&error))?),
@@ -52,13 +54,16 @@ impl IdArg {
     ///
     /// # Errors
     /// If none or more than one is meant.
-    pub fn find(&self, instances: &[Instance]) -> Result<InstanceId, Failure> {
+    pub(super) fn find(&self, instances: &[Instance]) -> Result<InstanceId, Failure> {
         let prefix = match self {
             Self::Whole(id) => return Ok(*id),
             Self::Prefix(prefix) => prefix,
         };
-        let ids: Vec<InstanceId> =
-            instances.iter().map(|instance| instance.id).filter(|id| id.to_string().starts_with(prefix)).collect();
+        let ids: Vec<InstanceId> = instances
+            .iter()
+            .map(|instance| instance.id)
+            .filter(|id| id.to_string().starts_with(prefix))
+            .collect();
         match ids.as_slice() {
             [id] => Ok(*id),
             [] => Err(Failure::new(

@@ -30,7 +30,10 @@ impl List {
         if instances.is_empty() {
             ui.note("there are no instances: `dev-postgres-mcp postgres create` makes one");
         }
-        let listed = Listed { count: instances.len(), instances: instances.iter().map(InstanceView::from).collect() };
+        let listed = Listed {
+            count: instances.len(),
+            instances: instances.iter().map(InstanceView::from).collect(),
+        };
         ui.result(&listed, || instance_table(&instances, SystemTime::now()))?;
         Ok(ExitCode::Ok)
     }

@@ -10,7 +10,7 @@ use crate::config::{Log, LogFormat};
 
 /// Starts logging; `default_level` holds where the configuration leaves it to the command. Called once per process;
 /// a second call changes nothing.
-pub fn start(log: Log, default_level: Level) {
+pub(super) fn start(log: Log, default_level: Level) {
     // Other crates may log what they send and receive at their lower levels, and that has passwords in it.
     let filter = Targets::new()
         .with_default(Level::WARN)
@@ -21,5 +21,7 @@ pub fn start(log: Log, default_level: Level) {
         LogFormat::Json => lines.json().boxed(),
     };
     // Fails only if a log is there already.
-    let _ = tracing_subscriber::registry().with(layer.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(layer.with_filter(filter))
+        .try_init();
 }

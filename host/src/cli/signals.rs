@@ -6,7 +6,7 @@ use super::exit::ExitCode;
 
 /// Listens from its making on: a signal between two waits is not lost.
 #[derive(Debug)]
-pub struct Signals {
+pub(super) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
@@ -21,9 +21,12 @@ impl Signals {
     /// # Errors
     /// If the operating system refuses.
     #[cfg(unix)]
-    pub fn listen() -> io::Result<Self> {
+    pub(super) fn listen() -> io::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     /// # Errors
@@ -31,11 +34,14 @@ impl Signals {
     #[cfg(windows)]
     pub fn listen() -> io::Result<Self> {
         use tokio::signal::windows::{ctrl_break, ctrl_c};
-        Ok(Self { interrupt: ctrl_c()?, terminate: ctrl_break()? })
+        Ok(Self {
+            interrupt: ctrl_c()?,
+            terminate: ctrl_break()?,
+        })
     }
 
     /// Waits for the next one.
-    pub async fn next(&mut self) -> ExitCode {
+    pub(super) async fn next(&mut self) -> ExitCode {
         tokio::select! {
             Some(()) = self.interrupt.recv() => ExitCode::Interrupted,
             Some(()) = self.terminate.recv() => ExitCode::Terminated,

@@ -23,7 +23,7 @@ const ANSWER_BYTES_MAX: u64 = 256;
 
 /// How results and errors are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum Format {
+pub(super) enum Format {
     /// For people.
     #[default]
     Table,
@@ -34,7 +34,7 @@ pub enum Format {
 /// What is at the other ends of the standard streams.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "independent facts, not states")]
-pub struct Terminal {
+pub(super) struct Terminal {
     /// Somebody types.
     pub stdin: bool,
     /// Somebody reads results.
@@ -52,8 +52,14 @@ impl Terminal {
         let stderr = std::io::stderr().is_terminal();
         let is = |name, value: &str| environment.non_empty(name).is_some_and(|found| found == value);
         // POSIX: the first of these that is set and not empty counts.
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(|name| environment.non_empty(name));
-        let locale = locale.unwrap_or_default().to_string_lossy().to_ascii_lowercase().replace('-', "");
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .find_map(|name| environment.non_empty(name));
+        let locale = locale
+            .unwrap_or_default()
+            .to_string_lossy()
+            .to_ascii_lowercase()
+            .replace('-', "");
         Self {
             stdin: std::io::stdin().is_terminal(),
             stdout: std::io::stdout().is_terminal(),
@@ -65,7 +71,7 @@ impl Terminal {
 }
 
 /// A command's standard streams.
-pub struct Ui {
+pub(super) struct Ui {
     /// How results and errors are written.
     pub format: Format,
     /// What is at the other ends.
@@ -77,14 +83,17 @@ pub struct Ui {
 
 impl fmt::Debug for Ui {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Ui").field("format", &self.format).field("terminal", &self.terminal).finish_non_exhaustive()
+        f.debug_struct("Ui")
+            .field("format", &self.format)
+            .field("terminal", &self.terminal)
+            .finish_non_exhaustive()
     }
 }
 
 impl Ui {
     /// The process's own streams.
     #[must_use]
-    pub fn of_process(format: Format, environment: &Environment) -> Self {
+    pub(super) fn of_process(format: Format, environment: &Environment) -> Self {
         Self {
             format,
             terminal: Terminal::of_process(environment),
@@ -98,7 +107,7 @@ impl Ui {
     ///
     /// # Errors
     /// If standard output doesn't take it.
-    pub fn result(&mut self, result: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub(super) fn result(&mut self, result: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         let out = match self.format {
             Format::Table => text(),
             Format::Json => match serde_json::to_string_pretty(result) {
@@ -113,21 +122,28 @@ impl Ui {
     ///
     /// # Errors
     /// If standard output doesn't take it.
-    pub fn raw(&mut self, out: &[u8]) -> Result<(), Failure> {
-        self.stdout.write_all(out).and_then(|()| self.stdout.flush()).map_err(|error| {
-            Failure::new(FailureCode::Failed, format!("the result could not be written to standard output: {error}"), "")
-        })
+    pub(super) fn raw(&mut self, out: &[u8]) -> Result<(), Failure> {
+        self.stdout
+            .write_all(out)
+            .and_then(|()| self.stdout.flush())
+            .map_err(|error| {
+                Failure::new(
+                    FailureCode::Failed,
+                    format!("the result could not be written to standard output: {error}"),
+                    "",
+                )
+            })
     }
 
     /// Tells a person something that is no result; programs are told nothing.
-    pub fn note(&mut self, text: &str) {
+    pub(super) fn note(&mut self, text: &str) {
         if self.format == Format::Table {
             self.tell(text);
         }
     }
 
     /// Writes an error: `error:` and `hint:` lines, or one JSON object on a line.
-    pub fn error<'a>(&mut self, report: impl Into<Report<'a>>) -> ExitCode {
+    pub(super) fn error<'a>(&mut self, report: impl Into<Report<'a>>) -> ExitCode {
         let report = report.into();
         match self.format {
             Format::Json => self.tell(&serde_json::json!({ "error": report }).to_string()),
@@ -137,7 +153,7 @@ impl Ui {
     }
 
     /// Asks a question to be answered with yes or no; everything but yes is no.
-    pub async fn confirm(&mut self, question: &str) -> bool {
+    pub(super) async fn confirm(&mut self, question: &str) -> bool {
         let _ = write!(self.stderr, "{question} [y/N] ").and_then(|()| self.stderr.flush());
         let mut answer = String::new();
         let read = (&mut self.stdin).take(ANSWER_BYTES_MAX).read_line(&mut answer).await;
@@ -148,22 +164,36 @@ impl Ui {
     ///
     /// # Errors
     /// If it can't be read or isn't UTF-8.
-    pub async fn read_password(&mut self) -> Result<SecretString, Failure> {
+    pub(super) async fn read_password(&mut self) -> Result<SecretString, Failure> {
         // Enough for a password that is too long to be refused as too long.
         let bytes_max = u64::try_from(PASSWORD_BYTES_MAX).unwrap_or(u64::MAX).saturating_add(16);
         let mut text = String::new();
-        (&mut self.stdin).take(bytes_max).read_to_string(&mut text).await.map_err(|error| {
-            let message = format!("the password could not be read from standard input: {error}");
-            Failure::new(FailureCode::InvalidArguments, message, "Pipe it in: printf %s \"$PASSWORD\" | …")
-        })?;
-        let password = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+        (&mut self.stdin)
+            .take(bytes_max)
+            .read_to_string(&mut text)
+            .await
+            .map_err(|error| {
+                let message = format!("the password could not be read from standard input: {error}");
+                Failure::new(
+                    FailureCode::InvalidArguments,
+                    message,
+                    "Pipe it in: printf %s \"$PASSWORD\" | …",
+                )
+            })?;
+        let password = text
+            .strip_suffix('\n')
+            .map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
         Ok(password.into())
     }
 
     /// Shows the steps of a create while it lives, if somebody looks.
     #[must_use]
-    pub fn progress(&self) -> ShownProgress {
-        let target = if self.terminal.stderr { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    pub(super) fn progress(&self) -> ShownProgress {
+        let target = if self.terminal.stderr {
+            ProgressDrawTarget::stderr()
+        } else {
+            ProgressDrawTarget::hidden()
+        };
         let bar = ProgressBar::with_draw_target(None, target);
         bar.enable_steady_tick(SPINNER_TICK);
         ShownProgress(bar)
@@ -177,14 +207,18 @@ impl Ui {
 
 /// A spinner with the current step beside it; it goes when it is dropped.
 #[derive(Debug)]
-pub struct ShownProgress(ProgressBar);
+pub(super) struct ShownProgress(ProgressBar);
 
 impl ShownProgress {
     /// Where the steps are told.
     #[must_use]
-    pub fn sink(&self) -> ProgressSink {
+    pub(super) fn sink(&self) -> ProgressSink {
         let bar = self.0.downgrade();
-        ProgressSink::new(move |step| bar.upgrade().into_iter().for_each(|bar| bar.set_message(step.to_string())))
+        ProgressSink::new(move |step| {
+            bar.upgrade()
+                .into_iter()
+                .for_each(|bar| bar.set_message(step.to_string()))
+        })
     }
 }
 
@@ -196,7 +230,7 @@ impl Drop for ShownProgress {
 
 /// An error as it is told to people and programs.
 #[derive(Debug, Serialize)]
-pub struct Report<'a> {
+pub(super) struct Report<'a> {
     code: &'static str,
     message: String,
     advice: &'a str,
@@ -252,7 +286,13 @@ impl From<&ConfigError> for Report<'_> {
 
 impl Report<'_> {
     fn text(&self, colour: bool) -> String {
-        let label = |text, code| if colour { format!("\x1b[1;{code}m{text}\x1b[0m") } else { String::from(text) };
+        let label = |text, code| {
+            if colour {
+                format!("\x1b[1;{code}m{text}\x1b[0m")
+            } else {
+                String::from(text)
+            }
+        };
         let mut lines = vec![format!("{} {}", label("error:", 31), self.message)];
         // A failure's own message has its fields in it; a configuration's has not.
         if self.exit == ExitCode::Configuration {

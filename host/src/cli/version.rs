@@ -13,7 +13,9 @@ pub(super) struct Version {}
 impl Version {
     pub(super) fn run(self, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
-        ui.result(&serde_json::json!({ "name": name, "version": version }), || format!("{name} {version}\n"))?;
+        ui.result(&serde_json::json!({ "name": name, "version": version }), || {
+            format!("{name} {version}\n")
+        })?;
         Ok(ExitCode::Ok)
     }
 }

@@ -9,7 +9,7 @@ use crate::instance::{Connection, HealthReport, Instance};
 
 /// An instance in JSON.
 #[derive(Debug, Serialize)]
-pub struct InstanceView {
+pub(super) struct InstanceView {
     id: String,
     container_id: String,
     host: String,
@@ -55,7 +55,7 @@ impl From<&Connection> for InstanceView {
 
 /// A health report in JSON.
 #[derive(Debug, Serialize)]
-pub struct HealthView {
+pub(super) struct HealthView {
     id: String,
     status: &'static str,
     message: String,
@@ -70,7 +70,9 @@ impl From<&HealthReport> for HealthView {
             status: report.health.as_str(),
             message: report.message.clone(),
             // To the microsecond: more digits would be noise.
-            latency_ms: report.latency.map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
+            latency_ms: report
+                .latency
+                .map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
             checked_at: humantime::format_rfc3339_millis(report.checked_at).to_string(),
         }
     }
@@ -78,7 +80,7 @@ impl From<&HealthReport> for HealthView {
 
 /// An instance with what opens it, one fact a line.
 #[must_use]
-pub fn connection_block(connection: &Connection, now: SystemTime) -> String {
+pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> String {
     let view = InstanceView::from(connection);
     let mut table = bare_table();
     let age = age(&connection.instance, now);
@@ -102,7 +104,7 @@ pub fn connection_block(connection: &Connection, now: SystemTime) -> String {
 
 /// Instances, one a line.
 #[must_use]
-pub fn instance_table(instances: &[Instance], now: SystemTime) -> String {
+pub(super) fn instance_table(instances: &[Instance], now: SystemTime) -> String {
     let mut table = bare_table();
     table.set_header(["ID", "VERSION", "STATUS", "AGE", "ADDRESS", "DATABASE", "USERNAME"]);
     for instance in instances {
@@ -121,22 +123,36 @@ pub fn instance_table(instances: &[Instance], now: SystemTime) -> String {
 
 /// A table without lines whose cells are never wrapped: ids and DSNs are there to be copied.
 #[must_use]
-pub fn bare_table() -> Table {
+pub(super) fn bare_table() -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
     table
 }
 
 /// The table's text without the spaces that pad its last column.
 #[must_use]
-pub fn trimmed(table: &Table) -> String {
-    table.to_string().lines().map(str::trim_end).map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+pub(super) fn trimmed(table: &Table) -> String {
+    table
+        .to_string()
+        .lines()
+        .map(str::trim_end)
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The text with control characters escaped: a database's name may hold any, and a terminal would obey them.
 #[must_use]
-pub fn printable(text: &str) -> String {
-    let escape = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+pub(super) fn printable(text: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
     text.chars().map(escape).collect()
 }
 
@@ -149,7 +165,10 @@ fn address(instance: &Instance) -> String {
 
 /// How long ago the instance was made, to its largest unit; 0 s for a clock that has been set back since.
 fn age(instance: &Instance, now: SystemTime) -> String {
-    let age = now.duration_since(instance.created_at).unwrap_or(Duration::ZERO).as_secs();
+    let age = now
+        .duration_since(instance.created_at)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
     match age {
         0..60 => format!("{age}s"),
         60..3_600 => format!("{}m", age / 60),

@@ -9,19 +9,20 @@ use toml::de::{DeTable, DeValue};
 /// The built-in configuration: the one list of settings, and their documentation.
 pub const DEFAULT_TOML: &str = include_str!("../default.toml");
 /// What the names of all our environment variables begin with.
-pub const VARIABLE_PREFIX: &str = "DEV_POSTGRES_MCP_";
+pub(super) const VARIABLE_PREFIX: &str = "DEV_POSTGRES_MCP_";
 /// The variable that names the configuration file.
 pub const CONFIG_VARIABLE: &str = "DEV_POSTGRES_MCP_CONFIG";
 /// The section that is an array of tables, which only a file can hold.
-pub const BUNDLE: &str = "bundle";
+pub(super) const BUNDLE: &str = "bundle";
 
 /// How alike two names must be, from 0 to 1, for one to be suggested for the other.
 const LIKENESS_MIN: f64 = 0.6;
 
 /// Every setting that file, environment and command line can give, in the order of `default.toml`.
-pub static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| keys().into_iter().filter(|key| key.section != BUNDLE).collect());
+pub static KEYS: LazyLock<Vec<Key>> =
+    LazyLock::new(|| keys().into_iter().filter(|key| key.section != BUNDLE).collect());
 /// What an entry of `[[bundle]]` may hold.
-pub static BUNDLE_KEYS: LazyLock<Vec<Key>> =
+pub(super) static BUNDLE_KEYS: LazyLock<Vec<Key>> =
     LazyLock::new(|| keys().into_iter().filter(|key| key.section == BUNDLE).collect());
 
 /// One setting.
@@ -93,7 +94,11 @@ impl Key {
             Kind::Text => Some(Value::from(text)),
             Kind::Integer => text.parse::<i64>().ok().map(Value::from),
             Kind::Decimal => text.parse().ok().and_then(Number::from_f64).map(Value::Number),
-            Kind::Table => return serde_json::from_str::<Map<_, _>>(text).map(Value::Object).map_err(|_| "must be a JSON object"),
+            Kind::Table => {
+                return serde_json::from_str::<Map<_, _>>(text)
+                    .map(Value::Object)
+                    .map_err(|_| "must be a JSON object");
+            }
         }
         .ok_or(self.expected())
     }
@@ -109,14 +114,19 @@ impl Key {
 }
 
 /// The JSON that says the same; `None` for numbers that JSON doesn't have.
-pub fn to_json(value: &DeValue<'_>) -> Option<Value> {
+pub(super) fn to_json(value: &DeValue<'_>) -> Option<Value> {
     Some(match value {
         DeValue::String(text) => Value::from(text.as_ref()),
         DeValue::Integer(integer) => Value::from(i64::from_str_radix(integer.as_str(), integer.radix()).ok()?),
         DeValue::Float(float) => Value::Number(Number::from_f64(float.as_str().parse().ok()?)?),
         DeValue::Boolean(boolean) => Value::from(*boolean),
         DeValue::Datetime(moment) => Value::from(moment.to_string()),
-        DeValue::Array(items) => Value::Array(items.iter().map(|item| to_json(item.get_ref())).collect::<Option<_>>()?),
+        DeValue::Array(items) => Value::Array(
+            items
+                .iter()
+                .map(|item| to_json(item.get_ref()))
+                .collect::<Option<_>>()?,
+        ),
         DeValue::Table(table) => Value::Object(
             table
                 .iter()
@@ -127,7 +137,7 @@ pub fn to_json(value: &DeValue<'_>) -> Option<Value> {
 }
 
 /// The candidate most like `name`, if one is like it at all.
-pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     // A right name in a wrong section is a near miss as well: the last parts are compared on their own, too.
     let last = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
     candidates
@@ -150,9 +160,16 @@ pub fn reference_markdown() -> String {
             BUNDLE => "(file only)".to_owned(),
             _ => format!("`{}`", key.variable),
         };
-        let path = key.path.replacen(BUNDLE, "[[bundle]]", usize::from(key.section == BUNDLE));
+        let path = key
+            .path
+            .replacen(BUNDLE, "[[bundle]]", usize::from(key.section == BUNDLE));
         // Writing to a String can't fail.
-        let _ = writeln!(out, "| `{path}` | `{}` | {variable} | {} |", key.default, key.meaning.replace('|', "\\|"));
+        let _ = writeln!(
+            out,
+            "| `{path}` | `{}` | {variable} | {} |",
+            key.default,
+            key.meaning.replace('|', "\\|")
+        );
     }
     out
 }
@@ -169,7 +186,11 @@ fn keys() -> Vec<Key> {
             section = line.trim_matches(['[', ']']);
             comment.clear();
         } else if let Some((name, _)) = line.split_once(" = ") {
-            let table = document.get_ref().get(section).expect("the line's section is in the document").get_ref();
+            let table = document
+                .get_ref()
+                .get(section)
+                .expect("the line's section is in the document")
+                .get_ref();
             let table = if section == BUNDLE { table[0].get_ref() } else { table };
             keys.push(Key {
                 section,

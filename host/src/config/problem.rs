@@ -76,7 +76,9 @@ impl fmt::Display for Problem {
         match &self.what {
             What::Unknown { name, nearest } => {
                 write!(f, "there is no {name}")?;
-                nearest.iter().try_for_each(|nearest| write!(f, "; did you mean {nearest}?"))
+                nearest
+                    .iter()
+                    .try_for_each(|nearest| write!(f, "; did you mean {nearest}?"))
             }
             What::Wrong { key, expected, given } => {
                 write!(f, "{key} {expected}")?;
