@@ -8,5 +8,7 @@ pub mod failure;
 pub mod instance;
 pub mod manager;
 pub mod mcp;
+pub mod plugins;
 pub mod policy;
 pub mod ports;
+pub mod probe;

@@ -1,60 +1,211 @@
-//! The Docker engine. STUB with the agreed constructor until the real one is merged: take theirs.
+//! PostgreSQL in containers of a Docker daemon. Only this module and those below it know bollard.
+//!
+//! | label | of a container | |
+//! |---|---|---|
+//! | `dev-postgres-mcp.id` | the instance's id | makes it ours |
+//! | `dev-postgres-mcp.version` | PostgreSQL's version, the image's tag | |
+//! | `dev-postgres-mcp.database` | the first database | |
+//! | `dev-postgres-mcp.username` | the superuser | |
+//! | `dev-postgres-mcp.port` | the published port | |
+//! | `dev-postgres-mcp.created-at` | RFC 3339, UTC, to the second | |
+//! | `dev-postgres-mcp.network` | of a network: its name | makes it ours |
+//!
+//! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 
+mod client;
+mod container;
+mod create;
+mod diagnose;
+mod ended;
+mod endpoint;
+mod image;
+mod network;
+mod remove;
+
+use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bollard::models::ContainerInspectResponse;
+use bollard::query_parameters::InspectContainerOptions;
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Diagnosis, Ended, Engine, EngineError};
+use self::client::Client;
+use super::{Diagnosis, Ended, Engine, EngineError};
 use crate::instance::{Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 
-#[derive(Debug)]
+/// The labels' keys.
+mod label {
+    pub(super) const ID: &str = "dev-postgres-mcp.id";
+    pub(super) const VERSION: &str = "dev-postgres-mcp.version";
+    pub(super) const DATABASE: &str = "dev-postgres-mcp.database";
+    pub(super) const USERNAME: &str = "dev-postgres-mcp.username";
+    pub(super) const PORT: &str = "dev-postgres-mcp.port";
+    pub(super) const CREATED_AT: &str = "dev-postgres-mcp.created-at";
+    pub(super) const NETWORK: &str = "dev-postgres-mcp.network";
+}
+
+/// What the Docker engine goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DockerSettings {
+    /// Where Docker is, in the notation of `DOCKER_HOST`; `None` finds it as Docker's own client does.
     pub host: Option<String>,
+    /// The address of a remote Docker host that instances are published on; `None` takes the one that the host's name
+    /// resolves to. Where Docker is on this machine, they are published on 127.0.0.1 whatever this says.
     pub publish_address: Option<IpAddr>,
+    /// The network that instances share.
+    pub network: String,
+    /// How long Docker may take for any one request, pulling aside.
+    pub request_timeout: Duration,
+    /// How long pulling an image may take.
     pub pull_timeout: Duration,
 }
 
-#[derive(Debug)]
-pub struct DockerEngine;
-
-impl DockerEngine {
-    #[must_use]
-    pub fn new(_: DockerSettings, _: TaskTracker) -> Self {
-        Self
+impl Default for DockerSettings {
+    fn default() -> Self {
+        Self {
+            host: None,
+            publish_address: None,
+            network: "dev-postgres-mcp".into(),
+            request_timeout: Duration::from_secs(30),
+            pull_timeout: Duration::from_secs(600),
+        }
     }
 }
 
-fn unreachable<T>() -> Result<T, EngineError> {
-    Err(EngineError::Unreachable {
-        endpoint: "Docker".into(),
-        reason: "the engine is a stub".into(),
-        advice: "Merge it.".into(),
-    })
+/// Runs instances as containers.
+#[derive(Clone)]
+pub struct DockerEngine {
+    settings: DockerSettings,
+    client: Client,
+    tracker: TaskTracker,
+}
+
+impl fmt::Debug for DockerEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DockerEngine")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+impl DockerEngine {
+    /// Connects to nothing yet: Docker may come up later. What has to be finished or undone when nobody waits for it
+    /// any more runs on `tracker`.
+    #[must_use]
+    pub fn new(settings: DockerSettings, tracker: TaskTracker) -> Self {
+        Self {
+            client: Client::new(settings.host.clone(), settings.request_timeout),
+            settings,
+            tracker,
+        }
+    }
+
+    /// Where Docker is and who says so, for logs: "Docker at unix:///var/run/docker.sock (from the usual places)".
+    ///
+    /// # Errors
+    /// [`EngineError::Unreachable`] if it isn't anywhere; whether it answers is not tried.
+    pub fn endpoint(&self) -> Result<String, EngineError> {
+        Ok(self.client.connected()?.endpoint.to_string())
+    }
+
+    /// The host by which instances are reached from here.
+    fn instance_host(&self) -> Result<String, EngineError> {
+        let endpoint = self.client.connected()?.endpoint;
+        Ok(endpoint.remote_host().unwrap_or("127.0.0.1").to_owned())
+    }
+
+    /// The one container of an instance, if it is there.
+    async fn find(&self, id: InstanceId) -> Result<Option<String>, EngineError> {
+        let name = format!("/{}", container::name(id));
+        let mut containers = container::list(&self.client, Some(id)).await?;
+        // Labels can be copied (`docker commit` does); the name can't.
+        containers.sort_by_key(|container| !container.names.iter().flatten().any(|known| *known == name));
+        Ok(containers.into_iter().find_map(|container| container.id))
+    }
+
+    /// What Docker knows of a container; `None` if it has gone.
+    async fn inspect(&self, container_id: &str) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        let inspected = self
+            .client
+            .call("inspecting the container", |docker| async move {
+                docker
+                    .inspect_container(container_id, None::<InspectContainerOptions>)
+                    .await
+            })
+            .await;
+        match inspected {
+            Ok(inspected) => Ok(Some(inspected)),
+            Err(error) if error.status() == Some(404) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 #[async_trait]
 impl Engine for DockerEngine {
-    async fn prepare(&self, _: &Image, _: &ProgressSink) -> Result<(), EngineError> {
-        unreachable()
+    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
+        image::prepare(&self.client, image, self.settings.pull_timeout, progress).await
     }
-    async fn create(&self, _: InstanceId, _: &InstanceSpec, _: Port, _: &ProgressSink) -> Result<Found, EngineError> {
-        unreachable()
+
+    async fn create(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+        progress: &ProgressSink,
+    ) -> Result<Found, EngineError> {
+        create::create(self, id, spec, port, progress).await
     }
+
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        unreachable()
+        let host = self.instance_host()?;
+        let mut instances: Vec<Instance> = Vec::new();
+        for container in container::list(&self.client, None).await? {
+            let container_id = container.id.unwrap_or_default();
+            let labels = container.labels.unwrap_or_default();
+            let status = container::summary_status(container.state);
+            match container::instance(&container_id, &labels, status, &host) {
+                Ok(instance) => instances.push(instance),
+                Err(reason) => tracing::warn!(container_id, reason, "a container with our label makes no sense"),
+            }
+        }
+        instances.sort_by_key(|instance| (instance.created_at, instance.id));
+        Ok(instances)
     }
-    async fn get(&self, _: InstanceId) -> Result<Option<Found>, EngineError> {
-        unreachable()
+
+    async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
+        let host = self.instance_host()?;
+        let Some(container_id) = self.find(id).await? else {
+            return Ok(None);
+        };
+        let Some(inspected) = self.inspect(&container_id).await? else {
+            return Ok(None);
+        };
+        let config = inspected.config.unwrap_or_default();
+        let status = container::status(inspected.state.and_then(|state| state.status));
+        let found = container::instance(&container_id, &config.labels.unwrap_or_default(), status, &host).and_then(
+            |instance| {
+                let password = container::password(&config.env.unwrap_or_default())?;
+                Ok(Found { instance, password })
+            },
+        );
+        found.map(Some).map_err(|reason| EngineError::Request {
+            verb: "reading the instance back",
+            reason: format!("somebody changed its container: {reason}"),
+        })
     }
-    async fn remove(&self, _: InstanceId) -> Result<bool, EngineError> {
-        unreachable()
+
+    async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
+        remove::remove(self, id).await
     }
-    async fn ended(&self, _: InstanceId) -> Result<Ended, EngineError> {
-        unreachable()
+
+    async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
+        ended::ended(self, id).await
     }
-    async fn diagnose(&self, _: &Image) -> Vec<Diagnosis> {
-        Vec::new()
+
+    async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {
+        diagnose::diagnose(self, image).await
     }
 }

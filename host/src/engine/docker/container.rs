@@ -1,0 +1,246 @@
+//! An instance as a container: how it is described to Docker, and how it is read back.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::SystemTime;
+
+use bollard::models::{
+    ContainerCreateBody, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum, HostConfig,
+    HostConfigLogConfig, ImageInspect, Mount, MountTmpfsOptions, MountType, PortBinding, RestartPolicy,
+    RestartPolicyNameEnum,
+};
+use bollard::query_parameters::ListContainersOptionsBuilder;
+
+use super::client::{CallError, Client};
+use super::label;
+use crate::instance::{Instance, InstanceId, InstanceSpec, Password, Port, Status};
+
+/// How many processes and threads an instance may have: PostgreSQL's 100 connections and its background workers, and
+/// as many again.
+const PIDS_MAX: i64 = 256;
+/// Bytes of `/dev/shm`, where PostgreSQL keeps what parallel queries share. Docker's own 64 MiB are too few for it.
+const SHM_BYTES: i64 = 128 << 20;
+/// What the image's entrypoint needs to prepare the data directory as root and to become the user `postgres`.
+const CAPABILITIES: [&str; 5] = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID"];
+/// The size that one instance's log may reach; older lines go.
+const LOG_SIZE_MAX: &str = "10m";
+/// Bytes of the empty file systems that cover the image's volumes.
+const COVER_BYTES: i64 = 64 << 10;
+/// The data directory: in the container's own layer, which dies with it whoever removes it, so outside of every volume
+/// that an image might declare.
+const DATA_DIRECTORY: &str = "/dev-postgres-mcp/data";
+/// PostgreSQL's port inside.
+const CONTAINER_PORT: &str = "5432/tcp";
+/// The variable that keeps the password for whoever may inspect the container. `POSTGRES_PASSWORD` is a verifier.
+const PASSWORD_VARIABLE: &str = "DEV_POSTGRES_MCP_PASSWORD";
+/// The last major version whose `initdb` cuts a password file's line at 99 bytes, which a SCRAM verifier exceeds.
+const LAST_SHORT_PASSWORD_MAJOR: u32 = 13;
+
+/// The container's name.
+pub(super) fn name(id: InstanceId) -> String {
+    format!("mcp-postgres-{id}")
+}
+
+/// What an image says of itself that matters here.
+#[derive(Debug, Default)]
+pub(super) struct ImageFacts {
+    /// The folders that it declares as volumes.
+    volumes: Vec<String>,
+    /// PostgreSQL's major version, from the variable `PG_MAJOR` that PostgreSQL images have.
+    major: Option<u32>,
+}
+
+impl From<ImageInspect> for ImageFacts {
+    fn from(image: ImageInspect) -> Self {
+        let config = image.config.unwrap_or_default();
+        let major = config
+            .env
+            .iter()
+            .flatten()
+            .find_map(|entry| entry.strip_prefix("PG_MAJOR="))
+            .and_then(|major| major.parse().ok());
+        Self {
+            volumes: config.volumes.unwrap_or_default(),
+            major,
+        }
+    }
+}
+
+/// What is to be created, all but the name.
+pub(super) fn body(
+    id: InstanceId,
+    spec: &InstanceSpec,
+    image: &ImageFacts,
+    network: &str,
+    published: (IpAddr, Port),
+    created_at: SystemTime,
+) -> ContainerCreateBody {
+    let (address, port) = published;
+    let memory = i64::from(spec.limits.memory_mib()) << 20;
+    let host_config = HostConfig {
+        memory: Some(memory),
+        // Memory and swap together: no swap.
+        memory_swap: Some(memory),
+        nano_cpus: Some(i64::from(spec.limits.cpu_millis()) * 1_000_000),
+        pids_limit: Some(PIDS_MAX),
+        shm_size: Some(SHM_BYTES),
+        cap_drop: Some(vec!["ALL".into()]),
+        cap_add: Some(CAPABILITIES.map(Into::into).into()),
+        security_opt: Some(vec!["no-new-privileges".into()]),
+        restart_policy: Some(RestartPolicy {
+            name: Some(RestartPolicyNameEnum::NO),
+            maximum_retry_count: None,
+        }),
+        log_config: Some(HostConfigLogConfig {
+            typ: Some("json-file".into()),
+            config: Some(HashMap::from([("max-size".into(), LOG_SIZE_MAX.into())])),
+        }),
+        network_mode: Some(network.to_owned()),
+        port_bindings: Some(HashMap::from([(
+            CONTAINER_PORT.into(),
+            Some(vec![PortBinding {
+                host_ip: Some(address.to_string()),
+                host_port: Some(port.to_string()),
+            }]),
+        )])),
+        mounts: Some(image.volumes.iter().map(|volume| cover(volume)).collect()),
+        ..HostConfig::default()
+    };
+    ContainerCreateBody {
+        image: Some(spec.image.to_string()),
+        labels: Some(labels(id, spec, port, created_at)),
+        env: Some(vec![
+            format!("POSTGRES_USER={}", spec.username.as_str()),
+            format!("POSTGRES_DB={}", spec.database.as_str()),
+            format!("POSTGRES_PASSWORD={}", verifier(spec, image)),
+            format!("PGDATA={DATA_DIRECTORY}"),
+            format!("{PASSWORD_VARIABLE}={}", spec.password.expose()),
+        ]),
+        exposed_ports: Some(vec![CONTAINER_PORT.into()]),
+        host_config: Some(host_config),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// A nearly empty file system in the place of a volume: Docker then makes no anonymous volume, which would outlive a
+/// container that somebody removes without `-v`.
+fn cover(volume: &str) -> Mount {
+    Mount {
+        target: Some(volume.to_owned()),
+        typ: Some(MountType::TMPFS),
+        tmpfs_options: Some(MountTmpfsOptions {
+            size_bytes: Some(COVER_BYTES),
+            ..MountTmpfsOptions::default()
+        }),
+        ..Mount::default()
+    }
+}
+
+/// What PostgreSQL is to store for the password.
+///
+/// PostgreSQL stores a verifier as it is. Given the password itself, the image's entrypoint would cut it at a line feed,
+/// and PostgreSQL would take one that looks like a verifier for one.
+fn verifier(spec: &InstanceSpec, image: &ImageFacts) -> String {
+    let password = spec.password.expose().as_bytes();
+    if major(spec, image).is_some_and(|major| major <= LAST_SHORT_PASSWORD_MAJOR) {
+        // These versions' own default, too.
+        postgres_protocol::password::md5(password, spec.username.as_str())
+    } else {
+        postgres_protocol::password::scram_sha_256(password)
+    }
+}
+
+fn major(spec: &InstanceSpec, image: &ImageFacts) -> Option<u32> {
+    let tag = spec.image.version();
+    let digits = tag.find(|c: char| !c.is_ascii_digit()).unwrap_or(tag.len());
+    image.major.or_else(|| tag[..digits].parse().ok())
+}
+
+fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, created_at: SystemTime) -> HashMap<String, String> {
+    [
+        (label::ID, id.to_string()),
+        (label::VERSION, spec.image.version().to_owned()),
+        (label::DATABASE, spec.database.as_str().to_owned()),
+        (label::USERNAME, spec.username.as_str().to_owned()),
+        (label::PORT, port.to_string()),
+        (
+            label::CREATED_AT,
+            humantime::format_rfc3339_seconds(created_at).to_string(),
+        ),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into()
+}
+
+/// Reads an instance back from its container. Labels are anybody's to write: whatever doesn't fit is an error.
+pub(super) fn instance(
+    container_id: &str,
+    labels: &HashMap<String, String>,
+    status: Status,
+    host: &str,
+) -> Result<Instance, String> {
+    let text = |key: &str| labels.get(key).ok_or_else(|| format!("it has no label {key}"));
+    let wrong = |key: &str, error: &dyn std::fmt::Display| format!("its label {key} {error}");
+    let created_at = text(label::CREATED_AT)?;
+    Ok(Instance {
+        id: text(label::ID)?.parse().map_err(|error| wrong(label::ID, &error))?,
+        container_id: container_id.to_owned(),
+        host: host.to_owned(),
+        port: text(label::PORT)?.parse().map_err(|error| wrong(label::PORT, &error))?,
+        version: text(label::VERSION)?.clone(),
+        database: text(label::DATABASE)?
+            .parse()
+            .map_err(|error| wrong(label::DATABASE, &error))?,
+        username: text(label::USERNAME)?
+            .parse()
+            .map_err(|error| wrong(label::USERNAME, &error))?,
+        status,
+        created_at: humantime::parse_rfc3339(created_at)
+            .map_err(|error| wrong(label::CREATED_AT, &format_args!("is no time: {error}")))?,
+    })
+}
+
+/// The password that a container keeps.
+pub(super) fn password(env: &[String]) -> Result<Password, String> {
+    env.iter()
+        .find_map(|entry| entry.strip_prefix(PASSWORD_VARIABLE)?.strip_prefix('='))
+        .ok_or_else(|| format!("it has no variable {PASSWORD_VARIABLE}"))
+        .and_then(|text| Password::new(text).map_err(|error| format!("its password {error}")))
+}
+
+/// What an inspected container's state means.
+pub(super) fn status(state: Option<ContainerStateStatusEnum>) -> Status {
+    use ContainerStateStatusEnum as State;
+    match state {
+        Some(State::CREATED) => Status::Created,
+        Some(State::RUNNING | State::RESTARTING | State::STOPPING) => Status::Running,
+        Some(State::PAUSED) => Status::Paused,
+        Some(State::EXITED | State::DEAD | State::REMOVING | State::EMPTY) | None => Status::Stopped,
+    }
+}
+
+/// What a listed container's state means.
+pub(super) fn summary_status(state: Option<ContainerSummaryStateEnum>) -> Status {
+    use ContainerSummaryStateEnum as State;
+    match state {
+        Some(State::CREATED) => Status::Created,
+        Some(State::RUNNING | State::RESTARTING | State::STOPPING) => Status::Running,
+        Some(State::PAUSED) => Status::Paused,
+        Some(State::EXITED | State::DEAD | State::REMOVING | State::EMPTY) | None => Status::Stopped,
+    }
+}
+
+/// Every container with our label, running or not; only those of one instance if `id` is given.
+pub(super) async fn list(client: &Client, id: Option<InstanceId>) -> Result<Vec<ContainerSummary>, CallError> {
+    let label = match id {
+        Some(id) => format!("{}={id}", label::ID),
+        None => label::ID.to_owned(),
+    };
+    let filters = HashMap::from([("label", vec![label])]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    client
+        .call("listing instances", |docker| async move {
+            docker.list_containers(Some(options)).await
+        })
+        .await
+}

@@ -1,0 +1,300 @@
+//! Creating an instance so that one that nobody gets is not left over, however the create ends.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bollard::query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions};
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+
+use super::client::CallError;
+use super::container::{self, ImageFacts};
+use super::remove::{self, Trace};
+use super::{DockerEngine, image, network};
+use crate::engine::EngineError;
+use crate::instance::{Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+
+/// How often the network may be removed by another process between our look at it and the container's start.
+const NETWORK_ATTEMPTS: u32 = 5;
+
+/// Docker's, Docker Desktop's, Windows' and Podman's words for a port that somebody else holds or that the system keeps
+/// for itself.
+const PORT_TAKEN: [&str; 6] = [
+    "port is already allocated",
+    "address already in use",
+    "ports are not available",
+    "port is already in use",
+    "only one usage of each socket address",
+    "forbidden by its access permissions",
+];
+
+/// Creates and starts an instance.
+///
+/// The requests are made by a task that runs to its end even if the returned future is dropped, and that undoes what it
+/// has made if nobody takes it.
+pub(super) async fn create(
+    engine: &DockerEngine,
+    id: InstanceId,
+    spec: &InstanceSpec,
+    port: Port,
+    progress: &ProgressSink,
+) -> Result<Found, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    let job = Job {
+        engine: engine.clone(),
+        id,
+        spec: spec.clone(),
+        port,
+        progress: progress.clone(),
+        reply,
+    };
+    engine.tracker.spawn(job.run());
+    match answer.await {
+        Ok(made) => made.map(Made::take),
+        Err(_) => Err(EngineError::Request {
+            verb: "creating the instance",
+            reason: "the host is shutting down".into(),
+        }),
+    }
+}
+
+/// An instance on its way to whoever asked for it.
+struct Made {
+    found: Found,
+    guard: Guard,
+}
+
+impl Made {
+    fn take(mut self) -> Found {
+        self.guard.armed = false;
+        self.found
+    }
+}
+
+/// Undoes the create when dropped.
+struct Guard {
+    engine: DockerEngine,
+    id: InstanceId,
+    runtime: Handle,
+    armed: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.armed {
+            let undo = remove::undo(self.engine.clone(), self.id, Trace::Made);
+            self.engine.tracker.spawn_on(undo, &self.runtime);
+        }
+    }
+}
+
+/// One create.
+struct Job {
+    engine: DockerEngine,
+    id: InstanceId,
+    spec: InstanceSpec,
+    port: Port,
+    progress: ProgressSink,
+    reply: oneshot::Sender<Result<Made, EngineError>>,
+}
+
+/// Why an attempt came to nothing.
+enum Setback {
+    /// The network was removed under our feet: another attempt may do.
+    NetworkGone(EngineError),
+    Failed(EngineError),
+}
+
+impl From<EngineError> for Setback {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl Job {
+    async fn run(self) {
+        let made = self.make().await;
+        let failed = made.is_err();
+        let made = made.map(|found| Made {
+            found,
+            guard: Guard {
+                engine: self.engine.clone(),
+                id: self.id,
+                runtime: Handle::current(),
+                armed: true,
+            },
+        });
+        // If nobody takes it, the guard is dropped here or with the other end of the channel.
+        let _ = self.reply.send(made);
+        if failed {
+            network::remove_unused(&self.engine.client, &self.engine.settings.network).await;
+        }
+    }
+
+    async fn make(&self) -> Result<Found, EngineError> {
+        let client = &self.engine.client;
+        let address = publish_address(&self.engine).await?;
+        let network_name = &self.engine.settings.network;
+        // Both to the end, even if one fails: a network that is being made is not left alone.
+        let (facts, network) = tokio::join!(
+            image::facts(client, &self.spec.image),
+            network::ensure(client, network_name)
+        );
+        let (facts, mut network) = (facts?, network?);
+        for _ in 1..NETWORK_ATTEMPTS {
+            match self.attempt(&facts, &network, address).await {
+                Err(Setback::NetworkGone(_)) => network = network::ensure(client, network_name).await?,
+                Err(Setback::Failed(error)) => return Err(error),
+                Ok(found) => return Ok(found),
+            }
+        }
+        match self.attempt(&facts, &network, address).await {
+            Err(Setback::NetworkGone(error) | Setback::Failed(error)) => Err(error),
+            Ok(found) => Ok(found),
+        }
+    }
+
+    async fn attempt(&self, facts: &ImageFacts, network: &str, address: IpAddr) -> Result<Found, Setback> {
+        self.still_wanted()?;
+        self.progress.tell(Progress::Creating);
+        let created_at = now_in_seconds();
+        let published = (address, self.port);
+        let body = container::body(self.id, &self.spec, facts, network, published, created_at);
+        let container_id = self.create_container(body).await?;
+        if let Err(error) = self.still_wanted() {
+            return Err(self.undone(Trace::Made, error.into()).await);
+        }
+        self.progress.tell(Progress::Starting);
+        if let Err(error) = self.start_container(&container_id).await {
+            let setback = self.explain_start(error, address);
+            return Err(self.undone(Trace::Made, setback).await);
+        }
+        let instance = Instance {
+            id: self.id,
+            container_id,
+            host: self.engine.instance_host()?,
+            port: self.port,
+            version: self.spec.image.version().to_owned(),
+            database: self.spec.database.clone(),
+            username: self.spec.username.clone(),
+            status: Status::Running,
+            created_at,
+        };
+        Ok(Found {
+            instance,
+            password: self.spec.password.clone(),
+        })
+    }
+
+    fn still_wanted(&self) -> Result<(), EngineError> {
+        if self.reply.is_closed() {
+            return Err(EngineError::Request {
+                verb: "creating the instance",
+                reason: "nobody waits for it any more".into(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn create_container(&self, body: bollard::models::ContainerCreateBody) -> Result<String, Setback> {
+        let options = CreateContainerOptionsBuilder::new()
+            .name(&container::name(self.id))
+            .build();
+        let created = self
+            .engine
+            .client
+            .call("creating the container", |docker| async move {
+                docker.create_container(Some(options), body).await
+            })
+            .await;
+        match created {
+            Ok(created) => Ok(created.id),
+            Err(CallError::Refused {
+                status: 404, message, ..
+            }) if message.to_lowercase().contains("no such image") => Err(EngineError::NoSuchImage {
+                image: self.spec.image.to_string(),
+                reason: message,
+            }
+            .into()),
+            Err(error) if network_gone(&error) => Err(Setback::NetworkGone(error.into())),
+            Err(error @ CallError::Unknown(_)) => Err(self.undone(Trace::Asked, Setback::Failed(error.into())).await),
+            Err(error) => Err(Setback::Failed(error.into())),
+        }
+    }
+
+    async fn start_container(&self, container_id: &str) -> Result<(), CallError> {
+        self.engine
+            .client
+            .call("starting the container", |docker| async move {
+                docker
+                    .start_container(container_id, None::<StartContainerOptions>)
+                    .await
+            })
+            .await
+    }
+
+    fn explain_start(&self, error: CallError, address: IpAddr) -> Setback {
+        if network_gone(&error) {
+            return Setback::NetworkGone(error.into());
+        }
+        let CallError::Refused { verb, message, .. } = error else {
+            return Setback::Failed(error.into());
+        };
+        let lower = message.to_lowercase();
+        if PORT_TAKEN.iter().any(|words| lower.contains(words)) {
+            return Setback::Failed(EngineError::PortTaken(self.port));
+        }
+        let reason = if lower.contains("cannot assign requested address") {
+            format!(
+                "the Docker host has no address {address} to publish on: configure the publish address, one of its \
+                 own that is reached from here ({message})"
+            )
+        } else {
+            message
+        };
+        Setback::Failed(EngineError::Request { verb, reason })
+    }
+
+    /// Undoes the attempt: once before anybody is told, and, if that leaves doubts, in the background.
+    async fn undone(&self, trace: Trace, setback: Setback) -> Setback {
+        if !remove::undone(&self.engine.client, self.id, trace).await {
+            let undo = remove::undo(self.engine.clone(), self.id, trace);
+            self.engine.tracker.spawn(undo);
+        }
+        setback
+    }
+}
+
+fn network_gone(error: &CallError) -> bool {
+    matches!(error, CallError::Refused { status: 404, message, .. }
+        if message.contains("network") && message.contains("not found"))
+}
+
+fn now_in_seconds() -> SystemTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+/// The address that ports are published on; see [`super::endpoint::Endpoint::remote_host`] for why.
+async fn publish_address(engine: &DockerEngine) -> Result<IpAddr, EngineError> {
+    let endpoint = engine.client.connected()?.endpoint;
+    let Some(host) = endpoint.remote_host() else {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    };
+    if let Some(address) = engine.settings.publish_address {
+        return Ok(address);
+    }
+    let unresolved = |reason: String| EngineError::Unreachable {
+        endpoint: endpoint.to_string(),
+        reason: format!("the name {host} can't be resolved: {reason}"),
+        advice: format!("Correct the address, which comes from {}.", endpoint.origin),
+    };
+    let addresses = tokio::time::timeout(engine.client.deadline(), tokio::net::lookup_host((host, 0)))
+        .await
+        .map_err(|_| unresolved("no answer in time".into()))?
+        .map_err(|error| unresolved(error.to_string()))?;
+    addresses
+        .map(|address| address.ip())
+        .min_by_key(IpAddr::is_ipv6)
+        .ok_or_else(|| unresolved("it has no address".into()))
+}

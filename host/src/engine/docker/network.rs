@@ -1,0 +1,179 @@
+//! The network that instances share: made when missing, removed when no instance is left on it.
+
+use std::collections::HashMap;
+
+use bollard::models::{ContainerSummary, Network, NetworkCreateRequest};
+use bollard::query_parameters::ListNetworksOptionsBuilder;
+
+use super::client::{CallError, Client};
+use super::{container, label};
+use crate::engine::EngineError;
+
+/// How often a network that was just made may have vanished again before that is an error.
+const ENSURE_ATTEMPTS: u32 = 3;
+
+/// Which networks of that name there are.
+pub(super) enum Present {
+    /// One of ours: its id.
+    Ours(String),
+    /// Only one that isn't ours: its id.
+    Foreign(String),
+    /// None.
+    Absent,
+}
+
+/// Looks for the network. Names of networks needn't be unique on engines before 25, so they are told apart by label
+/// and then by id, and everybody takes the lowest one.
+pub(super) async fn look(client: &Client, name: &str) -> Result<Present, CallError> {
+    // Docker's filter takes any name that contains this one.
+    let filters = HashMap::from([("name", vec![name])]);
+    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let networks = client
+        .call("listing networks", |docker| async move {
+            docker.list_networks(Some(options)).await
+        })
+        .await?;
+    let (ours, foreign): (Vec<Network>, Vec<Network>) = networks
+        .into_iter()
+        .filter(|network| network.name.as_deref() == Some(name))
+        .partition(|network| is_ours(network, name));
+    let lowest = |networks: Vec<Network>| networks.into_iter().filter_map(|network| network.id).min();
+    Ok(match (lowest(ours), lowest(foreign)) {
+        (Some(id), _) => Present::Ours(id),
+        (None, Some(id)) => Present::Foreign(id),
+        (None, None) => Present::Absent,
+    })
+}
+
+fn is_ours(network: &Network, name: &str) -> bool {
+    network
+        .labels
+        .as_ref()
+        .is_some_and(|labels| labels.get(label::NETWORK).is_some_and(|value| value == name))
+}
+
+/// The id of the network, made if it isn't there.
+pub(super) async fn ensure(client: &Client, name: &str) -> Result<String, EngineError> {
+    let mut last = None;
+    for _ in 0..ENSURE_ATTEMPTS {
+        match look(client, name).await? {
+            Present::Ours(id) => return Ok(id),
+            Present::Foreign(_) => {
+                return Err(EngineError::Request {
+                    verb: "creating the network",
+                    reason: format!(
+                        "there is a network {name} that isn't ours: rename or remove it, or configure another name"
+                    ),
+                });
+            }
+            Present::Absent => {}
+        }
+        match create(client, name).await {
+            // Another process may have made one at the same time: look which one everybody takes.
+            Ok(made) => match look(client, name).await? {
+                Present::Ours(id) => {
+                    if id != made {
+                        remove(client, &made).await;
+                    }
+                    return Ok(id);
+                }
+                Present::Foreign(_) | Present::Absent => {}
+            },
+            // Engines from 25 on answer so to the later of two.
+            Err(error) if error.status() == Some(409) => last = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.map_or_else(
+        || EngineError::Request {
+            verb: "creating the network",
+            reason: "somebody removes it as often as it is made".into(),
+        },
+        Into::into,
+    ))
+}
+
+async fn create(client: &Client, name: &str) -> Result<String, CallError> {
+    let request = NetworkCreateRequest {
+        name: name.to_owned(),
+        driver: Some("bridge".into()),
+        // No traffic between instances.
+        options: Some(HashMap::from([(
+            "com.docker.network.bridge.enable_icc".into(),
+            "false".into(),
+        )])),
+        labels: Some(HashMap::from([(label::NETWORK.into(), name.to_owned())])),
+        ..NetworkCreateRequest::default()
+    };
+    let answer = client
+        .call("creating the network", |docker| async move {
+            docker.create_network(request).await
+        })
+        .await?;
+    Ok(answer.id)
+}
+
+/// Removes our networks of this name that no instance is on, running or not. That it can't is only worth a log line:
+/// the next removal tries again.
+pub(super) async fn remove_unused(client: &Client, name: &str) {
+    match unused(client, name).await {
+        Ok(ids) => {
+            for id in ids {
+                remove(client, &id).await;
+            }
+        }
+        Err(error) => tracing::warn!(error = %EngineError::from(error), "can't tell whether the network is in use"),
+    }
+}
+
+async fn unused(client: &Client, name: &str) -> Result<Vec<String>, CallError> {
+    let label = format!("{}={name}", label::NETWORK);
+    let filters = HashMap::from([("label", vec![label])]);
+    let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
+    let networks = client
+        .call("listing networks", |docker| async move {
+            docker.list_networks(Some(options)).await
+        })
+        .await?;
+    if networks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let containers = container::list(client, None).await?;
+    Ok(networks
+        .into_iter()
+        .filter(|network| !containers.iter().any(|container| is_on(container, network)))
+        .filter_map(|network| network.id)
+        .collect())
+}
+
+/// Whether a container is on a network, or will be once it is started.
+fn is_on(container: &ContainerSummary, network: &Network) -> bool {
+    let mode = container
+        .host_config
+        .as_ref()
+        .and_then(|config| config.network_mode.as_ref());
+    let mut networks = container
+        .network_settings
+        .iter()
+        .filter_map(|settings| settings.networks.as_ref())
+        .flatten();
+    mode.is_some() && (mode == network.id.as_ref() || mode == network.name.as_ref())
+        || networks.any(|(name, endpoint)| {
+            Some(name) == network.name.as_ref() || endpoint.network_id.is_some() && endpoint.network_id == network.id
+        })
+}
+
+async fn remove(client: &Client, id: &str) {
+    let removed = client
+        .call("removing the network", |docker| async move {
+            docker.remove_network(id).await
+        })
+        .await;
+    match removed {
+        Ok(()) => tracing::debug!(id, "removed the network"),
+        Err(error) if matches!(error.status(), Some(404)) => {}
+        // Somebody has just started a container on it: then it is in use.
+        Err(error) if matches!(error.status(), Some(403 | 409)) => {}
+        Err(error) => tracing::warn!(id, error = %EngineError::from(error), "can't remove the network"),
+    }
+}

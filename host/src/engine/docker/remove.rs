@@ -1,0 +1,132 @@
+//! Removing containers, and the network after the last of them; once begun, it is finished.
+
+use std::time::{Duration, Instant};
+
+use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
+use tokio::sync::oneshot;
+
+use super::client::{CallError, Client};
+use super::{DockerEngine, container, network};
+use crate::engine::EngineError;
+use crate::instance::InstanceId;
+
+/// The pauses between looks at something that is going away or may yet appear: each twice the one before.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many request timeouts long a create that is in doubt is watched, and undone, with nobody waiting.
+const PATIENCE: u32 = 3;
+
+/// Removes every container that our label makes this instance; `false` if there is none.
+pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    let engine = engine.clone();
+    let tracker = engine.tracker.clone();
+    tracker.spawn(async move {
+        let removed = remove_all(&engine, id).await;
+        let any = matches!(removed, Ok(true));
+        // Nobody may be waiting any more.
+        let _ = reply.send(removed);
+        if any {
+            network::remove_unused(&engine.client, &engine.settings.network).await;
+        }
+    });
+    answer.await.unwrap_or_else(|_| {
+        Err(EngineError::Request {
+            verb: "removing the instance",
+            reason: "the host is shutting down".into(),
+        })
+    })
+}
+
+async fn remove_all(engine: &DockerEngine, id: InstanceId) -> Result<bool, EngineError> {
+    let mut any = false;
+    for container in container::list(&engine.client, Some(id)).await? {
+        remove_container(&engine.client, &container.id.unwrap_or_default()).await?;
+        any = true;
+    }
+    Ok(any)
+}
+
+/// Removes one container, running or not, with its volumes, and returns once it has gone; `false` if it wasn't there.
+async fn remove_container(client: &Client, name: &str) -> Result<bool, CallError> {
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+    let removed = client
+        .call("removing the container", |docker| async move {
+            docker.remove_container(name, Some(options)).await
+        })
+        .await;
+    match removed {
+        Ok(()) => Ok(true),
+        Err(error) if error.status() == Some(404) => Ok(false),
+        // Somebody else is at it.
+        Err(error) if error.status() == Some(409) => gone(client, name).await.map(|()| true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits, for one deadline, until a container has gone.
+async fn gone(client: &Client, name: &str) -> Result<(), CallError> {
+    let verb = "waiting for the container's removal";
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    while start.elapsed() < client.deadline() {
+        let inspected = client
+            .call(verb, |docker| async move {
+                docker.inspect_container(name, None::<InspectContainerOptions>).await
+            })
+            .await;
+        match inspected {
+            Ok(_) => {}
+            Err(error) if error.status() == Some(404) => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    Err(CallError::Unknown(EngineError::TimedOut {
+        verb,
+        after: client.deadline(),
+    }))
+}
+
+/// What is known of a container that is to be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trace {
+    /// Docker has said that it made it.
+    Made,
+    /// Docker was asked to make it and didn't answer: it may be there, or come yet.
+    Asked,
+}
+
+/// Undoes a create as far as one attempt can; `true` once nothing of it is left and nothing can come any more.
+pub(super) async fn undone(client: &Client, id: InstanceId, trace: Trace) -> bool {
+    // By name: nobody has been told of the container, so nobody has renamed it, and the id in it is ours alone.
+    match remove_container(client, &container::name(id)).await {
+        Ok(was_there) => was_there || trace == Trace::Made,
+        Err(error) => {
+            tracing::debug!(%id, error = %EngineError::from(error), "undoing a create failed");
+            false
+        }
+    }
+}
+
+/// Undoes a create, trying again for some time, and removes the network if that leaves it unused.
+pub(super) async fn undo(engine: DockerEngine, id: InstanceId, trace: Trace) {
+    let start = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        if undone(&engine.client, id, trace).await {
+            break;
+        }
+        if start.elapsed() >= engine.client.deadline() * PATIENCE {
+            match trace {
+                Trace::Made => tracing::warn!(%id, "a container that nobody wants could not be removed"),
+                Trace::Asked => tracing::debug!(%id, "a container that was asked for has not come"),
+            }
+            break;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+    network::remove_unused(&engine.client, &engine.settings.network).await;
+}
