@@ -19,7 +19,6 @@ mod version;
 mod view;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, Subcommand};
@@ -169,7 +168,7 @@ async fn with_app(
     config: Config,
     default_level: Level,
     ui: &mut Ui,
-    command: impl AsyncFnOnce(&Arc<App>, &mut Ui) -> Result<ExitCode, Failure>,
+    command: impl AsyncFnOnce(&App, &mut Ui) -> Result<ExitCode, Failure>,
 ) -> ExitCode {
     logging::start(config.log, default_level);
     let mut signals = match Signals::listen() {
@@ -179,7 +178,7 @@ async fn with_app(
             return ui.error(&Failure::new(FailureCode::Failed, message, ""));
         }
     };
-    let app = Arc::new(App::new(config));
+    let app = App::new(config);
     let code = tokio::select! {
         outcome = command(&app, ui) => finish(outcome, ui),
         code = signals.next() => code,

@@ -116,10 +116,10 @@ pub enum Code {
 pub struct ComponentSettings(Map<String, Value>);
 
 impl ComponentSettings {
-    /// The object as JSON text: for the component alone.
+    /// The object itself: for the component alone.
     #[must_use]
-    pub fn expose(&self) -> String {
-        Value::from(self.0.clone()).to_string()
+    pub fn expose(&self) -> &Map<String, Value> {
+        &self.0
     }
 }
 

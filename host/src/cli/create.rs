@@ -52,7 +52,7 @@ impl Create {
             password,
         };
         let progress = ui.progress();
-        let created = manager.create(request, &caller(), &progress.sink()).await;
+        let created = manager.create(&request, &caller(), &progress.sink()).await;
         drop(progress);
         let new = created.map_err(|error| Failure::from(&error))?;
         let connection = new.connection();
@@ -60,7 +60,7 @@ impl Create {
             connection_block(connection, SystemTime::now())
         })?;
         // Not before: an instance that nobody has been told of would live on unknown.
-        let _ = new.keep();
+        new.keep();
         Ok(ExitCode::Ok)
     }
 }

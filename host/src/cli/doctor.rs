@@ -1,6 +1,6 @@
 //! `doctor`.
 
-use std::net::{IpAddr, Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, TcpListener};
 
 use clap::Args;
 use rand::Rng;
@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::exit::ExitCode;
 use super::ui::Ui;
 use crate::app::App;
-use crate::config::{Code, Config, ConfigError};
+use crate::config::{Bundle, Code, Config, ConfigError};
 use crate::engine::{Diagnosis, Verdict};
 use crate::failure::Failure;
 use crate::ports::PortAllocator;
@@ -65,7 +65,8 @@ impl Doctor {
         let config = app.config();
         let mut diagnoses = vec![
             configuration(config),
-            plugins(app).await,
+            policy(app).await,
+            bundles(app).await,
             ports(config, &mut rand::rng()),
         ];
         // The engine itself, not through the manager: a broken policy is no reason to say nothing of Docker.
@@ -102,37 +103,67 @@ fn configuration(config: &Config) -> Diagnosis {
     }
 }
 
-// SEAM: the bundles are looked at here as well, once `crate::plugins` loads them.
-async fn plugins(app: &App) -> Diagnosis {
-    let policy = match &app.config().policy.code {
-        Code::BuiltIn => "built in".to_owned(),
-        Code::File(path) => path.display().to_string(),
-    };
+async fn policy(app: &App) -> Diagnosis {
+    let subject = "policy";
     match app.manager().await {
         Ok(_) => Diagnosis {
-            subject: "policy",
+            subject,
             verdict: Verdict::Good,
-            detail: policy,
+            detail: place(&app.config().policy.code),
             advice: String::new(),
         },
-        Err(Failure { message, advice, .. }) => Diagnosis {
-            subject: "policy",
-            verdict: Verdict::Bad,
-            detail: format!("{policy}: {message}"),
-            advice,
-        },
+        Err(failure) => bad(subject, failure),
     }
 }
 
-/// Tries some ports at random on this machine; what a Docker elsewhere has free can't be seen from here.
+async fn bundles(app: &App) -> Diagnosis {
+    let subject = "tool bundles";
+    match app.toolbox().await {
+        Ok(toolbox) => {
+            let bundle = |bundle: &Bundle| {
+                let tools = toolbox
+                    .iter()
+                    .filter(|(owner, _)| owner.name() == bundle.name.as_str())
+                    .count();
+                format!("{} with {tools} tools, {}", bundle.name, place(&bundle.component.code))
+            };
+            let detail = app.config().bundles.iter().map(bundle).collect::<Vec<_>>().join("; ");
+            Diagnosis {
+                subject,
+                verdict: Verdict::Good,
+                detail,
+                advice: String::new(),
+            }
+        }
+        Err(failure) => bad(subject, failure),
+    }
+}
+
+fn place(code: &Code) -> String {
+    match code {
+        Code::BuiltIn => "built in".to_owned(),
+        Code::File(path) => path.display().to_string(),
+    }
+}
+
+fn bad(subject: &'static str, failure: Failure) -> Diagnosis {
+    Diagnosis {
+        subject,
+        verdict: Verdict::Bad,
+        detail: failure.message,
+        advice: failure.advice,
+    }
+}
+
+/// Tries some ports at random on this machine's loopback address, where a Docker of this machine publishes; what a
+/// Docker elsewhere has free can't be seen from here.
 fn ports(config: &Config, rng: &mut impl Rng) -> Diagnosis {
     let (subject, range) = ("ports", config.instance.ports);
-    let address = config.docker.publish_address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST));
     let mut candidates = PortAllocator::new(range).candidates(rng);
     let leases = std::iter::from_fn(|| candidates.next_lease().ok());
     let free: Vec<bool> = leases
         .take(PORTS_TRIED_MAX)
-        .map(|lease| TcpListener::bind((address, lease.port().get())).is_ok())
+        .map(|lease| TcpListener::bind((Ipv4Addr::LOCALHOST, lease.port().get())).is_ok())
         .collect();
     let (tried, free) = (free.len(), free.iter().filter(|&&free| free).count());
     let verdict = if free > 0 { Verdict::Good } else { Verdict::Warning };
@@ -143,7 +174,7 @@ fn ports(config: &Config, rng: &mut impl Rng) -> Diagnosis {
     Diagnosis {
         subject,
         verdict,
-        detail: format!("{range}: {free} of {tried} tried are free on {address}"),
+        detail: format!("{range}: {free} of {tried} tried are free on this machine"),
         advice,
     }
 }

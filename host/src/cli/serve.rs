@@ -6,8 +6,8 @@ use clap::Args;
 
 use super::exit::ExitCode;
 use crate::app::App;
-use crate::failure::Failure;
-use crate::mcp;
+use crate::failure::{Failure, FailureCode};
+use crate::mcp::Server;
 
 /// Serve MCP on standard input and output
 ///
@@ -17,7 +17,15 @@ use crate::mcp;
 pub(super) struct Serve {}
 
 impl Serve {
-    pub(super) async fn run(self, app: &Arc<App>) -> Result<ExitCode, Failure> {
-        mcp::serve(Arc::clone(app)).await.map(|()| ExitCode::Ok)
+    pub(super) async fn run(self, app: &App) -> Result<ExitCode, Failure> {
+        let server = Server::new(
+            Arc::clone(app.toolbox().await?),
+            app.manager().await?.clone(),
+            app.tracker().clone(),
+        );
+        match server.serve(tokio::io::stdin(), tokio::io::stdout()).await {
+            Ok(()) => Ok(ExitCode::Ok),
+            Err(error) => Err(Failure::new(FailureCode::Failed, error.to_string(), "")),
+        }
     }
 }
