@@ -56,9 +56,12 @@ impl Create {
         drop(progress);
         let new = created.map_err(|error| Failure::from(&error))?;
         let connection = new.connection();
-        ui.result(&InstanceView::from(connection), || {
-            connection_block(connection, SystemTime::now())
-        })?;
+        let block = || connection_block(connection, SystemTime::now());
+        ui.result(&InstanceView::from(connection), block)
+            .map_err(|failure| Failure {
+                advice: "The new instance is dropped again: nobody would know its password.".into(),
+                ..failure
+            })?;
         // Not before: an instance that nobody has been told of would live on unknown.
         new.keep();
         Ok(ExitCode::Ok)

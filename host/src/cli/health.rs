@@ -28,7 +28,11 @@ impl Health {
             .await
             .map_err(|error| Failure::from(&error))?;
         ui.result(&HealthView::from(&report), || {
-            format!("{} is {}: {}\n", report.id, report.health.as_str(), report.message)
+            let latency = report
+                .latency
+                .map(|latency| format!(" after {:.1} ms", latency.as_secs_f64() * 1e3));
+            let (health, latency) = (report.health.as_str(), latency.unwrap_or_default());
+            format!("{} is {health}{latency}: {}\n", report.id, report.message)
         })?;
         Ok(match report.health {
             State::Healthy => ExitCode::Ok,

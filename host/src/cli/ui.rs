@@ -146,7 +146,7 @@ impl Ui {
     pub(super) fn error<'a>(&mut self, report: impl Into<Report<'a>>) -> ExitCode {
         let report = report.into();
         match self.format {
-            Format::Json => self.tell(&serde_json::json!({ "error": report }).to_string()),
+            Format::Json => self.tell(&report.json()),
             Format::Table => self.tell(&report.text(self.terminal.colour)),
         }
         report.exit
@@ -285,6 +285,15 @@ impl From<&ConfigError> for Report<'_> {
 }
 
 impl Report<'_> {
+    fn json(&self) -> String {
+        #[derive(Serialize)]
+        struct Line<'a> {
+            error: &'a Report<'a>,
+        }
+        // Strings under fixed names: JSON has them all.
+        serde_json::to_string(&Line { error: self }).unwrap_or_default()
+    }
+
     fn text(&self, colour: bool) -> String {
         let label = |text, code| {
             if colour {
