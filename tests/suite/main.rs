@@ -1,4 +1,5 @@
 //! The suite: one binary, so that it links once.
 
 mod docker_engine;
+mod mcp_stdio;
 mod sandbox;
