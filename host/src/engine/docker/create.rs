@@ -265,9 +265,10 @@ impl Job {
     }
 }
 
+/// Whether the network went away, or got a double (see [`network::ensure`]), after we looked.
 fn network_gone(error: &CallError) -> bool {
-    matches!(error, CallError::Refused { status: 404, message, .. }
-        if message.contains("network") && message.contains("not found"))
+    matches!(error, CallError::Refused { message, .. }
+        if message.contains("network") && (message.contains("not found") || message.contains("is ambiguous")))
 }
 
 fn now_in_seconds() -> SystemTime {
