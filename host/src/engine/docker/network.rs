@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use bollard::models::{ContainerSummary, Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
-use super::client::{CallError, Client};
-use super::{container, label};
+use super::client::{CallError, Client, Trace};
+use super::{DockerEngine, container, label};
 use crate::engine::EngineError;
 
 /// How often to look again after the network was made, or made twice, before that is an error.
@@ -52,7 +52,8 @@ fn is_ours(network: &Network, name: &str) -> bool {
 /// The id of the network, made if it isn't there.
 ///
 /// Engines before 25 let two processes make it twice, and then start no container on either: of several, one is kept.
-pub(super) async fn ensure(client: &Client, name: &str) -> Result<String, EngineError> {
+pub(super) async fn ensure(engine: &DockerEngine) -> Result<String, EngineError> {
+    let (client, name) = (&engine.client, &engine.settings.network);
     for _ in 0..ENSURE_ATTEMPTS {
         let present = look(client, name).await?;
         if present.foreign {
@@ -64,7 +65,14 @@ pub(super) async fn ensure(client: &Client, name: &str) -> Result<String, Engine
                 Ok(()) => {}
                 // Engines from 25 on answer so to the later of two.
                 Err(error) if error.status() == Some(409) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    if matches!(error, CallError::Unknown(_)) {
+                        let engine = engine.clone();
+                        let tracker = engine.tracker.clone();
+                        tracker.spawn(async move { tidy(&engine, Trace::Asked).await });
+                    }
+                    return Err(error.into());
+                }
             },
             [first, others @ ..] => {
                 // Everybody keeps the same one, unless containers run on another, which Docker then doesn't remove.
@@ -115,17 +123,26 @@ async fn create(client: &Client, name: &str) -> Result<(), CallError> {
     Ok(())
 }
 
-/// Removes our networks of this name that no instance is on, running or not. That it can't is only worth a log line:
-/// the next removal tries again.
-pub(super) async fn remove_unused(client: &Client, name: &str) {
-    match unused(client, name).await {
-        Ok(ids) => {
-            for id in ids {
-                remove(client, &id).await;
+/// Removes our networks that no instance is on, running or not. If that fails, it is tried again for some time; and so
+/// it is if one was [`Trace::Asked`] for, until there is one to remove.
+pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
+    let (client, name) = (&engine.client, &engine.settings.network);
+    client
+        .persist(|| async {
+            match unused(client, name).await {
+                Ok(ids) => {
+                    for id in &ids {
+                        remove(client, id).await;
+                    }
+                    trace == Trace::Made || !ids.is_empty()
+                }
+                Err(error) => {
+                    tracing::debug!(error = %EngineError::from(error), "can't tell whether the network is in use");
+                    false
+                }
             }
-        }
-        Err(error) => tracing::warn!(error = %EngineError::from(error), "can't tell whether the network is in use"),
-    }
+        })
+        .await;
 }
 
 async fn unused(client: &Client, name: &str) -> Result<Vec<String>, CallError> {
