@@ -1,5 +1,7 @@
 //! What the tests share.
 
+pub mod database;
+pub mod docker_cli;
 pub mod scripted_daemon;
 pub mod specs;
 
