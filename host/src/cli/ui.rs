@@ -273,9 +273,9 @@ impl From<&ConfigError> for Report<'_> {
         };
         Self {
             code: "configuration",
-            message: match problems.len() {
-                1 => "the configuration has a problem".to_owned(),
-                count => format!("the configuration has {count} problems"),
+            message: match problems.as_slice() {
+                [problem] => problem.to_string(),
+                several => format!("the configuration has {} problems", several.len()),
             },
             advice: "`dev-postgres-mcp config default` prints every setting with its meaning.",
             fields: problems.iter().map(field).collect(),
@@ -303,8 +303,8 @@ impl Report<'_> {
             }
         };
         let mut lines = vec![format!("{} {}", label("error:", 31), self.message)];
-        // A failure's own message has its fields in it; a configuration's has not.
-        if self.exit == ExitCode::Configuration {
+        // A failure's own message has its fields in it; that of several problems with the configuration has not.
+        if self.exit == ExitCode::Configuration && self.fields.len() > 1 {
             lines.extend(self.fields.iter().map(|field| format!("  {}", field.message)));
         }
         if !self.advice.is_empty() {
