@@ -215,3 +215,256 @@ pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBu
     let path = xdg.or_else(native)?.join("dev-postgres-mcp").join("config.toml");
     Some((path, false))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        variables.iter().copied().collect()
+    }
+
+    fn flags(settings: &[(&str, &str)]) -> Flags {
+        let key = |path: &str| KEYS.iter().find(|key| key.path == path).expect("a setting");
+        let settings = settings.iter().map(|(path, text)| (key(path), (*text).to_owned()));
+        Flags {
+            file: None,
+            settings: settings.collect(),
+        }
+    }
+
+    /// A configuration file in a directory that goes with it.
+    fn file(text: &str) -> (tempfile::TempDir, Flags) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.toml");
+        std::fs::write(&path, text).expect("a file");
+        let flags = Flags {
+            file: Some(path),
+            settings: Vec::new(),
+        };
+        (directory, flags)
+    }
+
+    fn load_file(text: &str) -> Result<Config, ConfigError> {
+        let (_directory, flags) = file(text);
+        Config::load(&flags, &Environment::default())
+    }
+
+    fn problems(outcome: Result<Config, ConfigError>, directory: &std::path::Path) -> String {
+        let ConfigError(problems) = outcome.expect_err("there are problems");
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let told = lines.join("\n").replace(&directory.display().to_string(), "DIR");
+        told.replace("DIR\\", "DIR/")
+    }
+
+    fn origin(config: &Config, key: &str) -> String {
+        let shown = config.values.iter().find(|shown| shown.key == key);
+        shown.unwrap_or_else(|| panic!("{key} is not shown")).origin.to_string()
+    }
+
+    #[test]
+    fn the_built_in_defaults_alone_are_a_configuration() {
+        let config = Config::load(&Flags::default(), &Environment::default()).expect("no problems");
+        assert_eq!(config.log.level, None, "the command chooses");
+        assert_eq!(config.instance.defaults.image.to_string(), "postgres:17");
+        assert_eq!(
+            config.instance.defaults.limits,
+            crate::instance::Limits::new(512, 1000).expect("limits")
+        );
+        assert_eq!(config.instance.ports.to_string(), "15432-25432");
+        assert_eq!(config.instance.ready_timeout, Duration::from_secs(60));
+        assert_eq!(config.docker.pull_timeout, Duration::from_secs(600));
+        assert_eq!((config.docker.host, config.docker.publish_address), (None, None));
+        assert_eq!(config.policy.code, Code::BuiltIn);
+        assert_eq!(config.bundles.len(), 1);
+        assert!(config.values.iter().all(|shown| shown.origin == Origin::Default));
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+        let (_directory, mut all) = file("[instance]\nversion = '14'\nrepository = 'a'\nports = '1-2'\n");
+        let environment = environment(&[
+            ("DEV_POSTGRES_MCP_INSTANCE_VERSION", "15"),
+            ("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", "b"),
+        ]);
+        all.settings = flags(&[("instance.version", "16")]).settings;
+        let config = Config::load(&all, &environment).expect("no problems");
+        assert_eq!(config.instance.defaults.image.to_string(), "b:16");
+        assert_eq!(config.instance.ports.to_string(), "1-2");
+        assert_eq!(origin(&config, "instance.version"), "--instance-version");
+        assert_eq!(
+            origin(&config, "instance.repository"),
+            "DEV_POSTGRES_MCP_INSTANCE_REPOSITORY"
+        );
+        assert!(origin(&config, "instance.ports").ends_with("config.toml:4"));
+        assert_eq!(origin(&config, "instance.cpus"), "default");
+    }
+
+    #[test]
+    fn every_setting_can_be_given_by_every_source() {
+        for key in KEYS.iter() {
+            let text = key
+                .default
+                .as_str()
+                .map_or_else(|| key.default.to_string(), str::to_owned);
+            let by_variable = environment(&[(&key.variable, &text)]);
+            let config = Config::load(&Flags::default(), &by_variable).expect("a variable is taken");
+            assert_eq!(origin(&config, &key.path), key.variable);
+
+            let config = Config::load(&flags(&[(&key.path, &text)]), &Environment::default()).expect("a flag is taken");
+            assert_eq!(origin(&config, &key.path), format!("--{}", key.flag));
+
+            let config =
+                load_file(&format!("[{}]\n{} = {}\n", key.section, key.name, key.default)).expect("a line is taken");
+            assert!(origin(&config, &key.path).ends_with("config.toml:2"));
+        }
+    }
+
+    #[test]
+    fn all_problems_of_all_sources_are_told_at_once_in_their_order() {
+        let (directory, mut all) = file(
+            r#"level = "debug"
+[log]
+level = "loud"
+formt = "json"
+[docker]
+hots = "x"
+memory_mib = 3
+publish_address = "localhost"
+[instance]
+version = 17
+memory_mib = 10
+cpus = 0
+repository = "postgres:17"
+[postgres]
+version = "17"
+"#,
+        );
+        all.settings = flags(&[("instance.ports", "9-1"), ("docker.pull_timeout", "0s")]).settings;
+        let environment = environment(&[
+            ("DEV_POSTGRES_MCP_DOCKER_HOTS", "1"),
+            ("DEV_POSTGRES_MCP_INSTANCE_READY_TIMEOUT", "2 weeks"),
+            ("DEV_POSTGRES_MCP_POLICY_SETTINGS", "[\"s3cret\"]"),
+            ("DEV_POSTGRES_MCP_QQQ", "1"),
+        ]);
+        insta::assert_snapshot!(problems(Config::load(&all, &environment), directory.path()));
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_told_with_its_line() {
+        let (directory, flags) = file("[log]\nlevel = \n");
+        let told = problems(Config::load(&flags, &Environment::default()), directory.path());
+        assert!(told.starts_with("DIR/config.toml:2: is not TOML: "), "{told}");
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = directory.path().join("missing.toml");
+        let by_variable = environment(&[(CONFIG_VARIABLE, missing.to_str().expect("UTF-8"))]);
+        let told = problems(Config::load(&Flags::default(), &by_variable), directory.path());
+        assert!(told.starts_with("DIR/missing.toml: can't be read: "), "{told}");
+    }
+
+    #[test]
+    fn a_file_that_nobody_asked_for_is_read_where_it_is_and_not_missed_where_it_is_not() {
+        let home = tempfile::tempdir().expect("a directory");
+        let environment = environment(&[("XDG_CONFIG_HOME", home.path().to_str().expect("UTF-8"))]);
+        let load = || Config::load(&Flags::default(), &environment).expect("no problems");
+        assert_eq!(load().file, None);
+        let directory = home.path().join("dev-postgres-mcp");
+        std::fs::create_dir(&directory).expect("a directory");
+        std::fs::write(directory.join("config.toml"), "[instance]\nversion = '16'\n").expect("a file");
+        assert_eq!(load().file, Some(directory.join("config.toml")));
+        assert_eq!(load().instance.defaults.image.version(), "16");
+    }
+
+    #[test]
+    fn the_file_is_looked_for_by_flag_then_variable_then_xdg_then_home() {
+        let all = [
+            (CONFIG_VARIABLE, "by-variable"),
+            ("XDG_CONFIG_HOME", "/xdg"),
+            ("HOME", "/home/me"),
+            ("APPDATA", "/home/me"),
+        ];
+        let by_flag = Flags {
+            file: Some("by-flag".into()),
+            settings: Vec::new(),
+        };
+        let location = |flags: &Flags, from: usize| file_location(flags, &environment(&all[from..]));
+        assert_eq!(location(&by_flag, 0), Some(("by-flag".into(), true)));
+        assert_eq!(location(&Flags::default(), 0), Some(("by-variable".into(), true)));
+        #[cfg(unix)]
+        assert_eq!(
+            location(&Flags::default(), 1),
+            Some(("/xdg/dev-postgres-mcp/config.toml".into(), false))
+        );
+        let (native, required) = location(&Flags::default(), 2).expect("a place");
+        assert!(native.starts_with("/home/me") && native.ends_with("dev-postgres-mcp/config.toml") && !required);
+        assert_eq!(location(&Flags::default(), 4), None);
+    }
+
+    #[test]
+    fn a_component_in_a_file_is_found_from_there_and_one_elsewhere_from_here() {
+        let (directory, flags) = file("[policy]\ncomponent = 'rules.wasm'\n");
+        let config = Config::load(&flags, &Environment::default()).expect("no problems");
+        assert_eq!(config.policy.code, Code::File(directory.path().join("rules.wasm")));
+        let by_variable = environment(&[("DEV_POSTGRES_MCP_POLICY_COMPONENT", "rules.wasm")]);
+        let config = Config::load(&flags, &by_variable).expect("no problems");
+        assert_eq!(config.policy.code, Code::File("rules.wasm".into()));
+    }
+
+    #[test]
+    fn an_entry_replaces_the_built_in_bundle_of_its_name_or_adds_one() {
+        let replaced = load_file("[[bundle]]\nname = 'postgres-tools'\nsettings.x = 1\n").expect("no problems");
+        assert_eq!(replaced.bundles.len(), 1);
+        assert_eq!(replaced.bundles[0].component.code, Code::BuiltIn);
+        assert_eq!(replaced.bundles[0].component.settings.expose()["x"], 1);
+
+        let added = load_file("[[bundle]]\nname = 'extra'\ncomponent = '/x.wasm'\n").expect("no problems");
+        let names: Vec<&str> = added.bundles.iter().map(|bundle| bundle.name.as_str()).collect();
+        assert_eq!(names, ["postgres-tools", "extra"]);
+    }
+
+    #[test]
+    fn a_bundle_needs_a_name_of_its_own_and_a_component_unless_it_is_built_in() {
+        let (directory, flags) = file(
+            r#"bundle = [{ name = "a" }, { name = "b", component = "x" }, { name = "b", component = "x" }, { nmae = "c" }]"#,
+        );
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:1: there is no bundle.nmae; did you mean bundle.name?
+        DIR/config.toml:1: bundle.component must be given for a: only postgres-tools is built in
+        DIR/config.toml:1: bundle.name must not be b twice
+        DIR/config.toml:1: bundle.name must be 1 to 40 lower-case letters, digits and hyphens, not ""
+        "#);
+        let told = load_file("[bundle]\nname = 'a'\n")
+            .expect_err("not an array")
+            .to_string();
+        assert!(
+            told.ends_with("config.toml:1: bundle must be an array of tables: write [[bundle]]"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn strings_among_a_components_settings_are_shown_to_nobody() {
+        let config = load_file("[policy.settings]\nmax = 3\ntoken = 's3cret'\nlist = [{ of = 's3cret' }]\n")
+            .expect("no problems");
+        let shown: Vec<String> = config
+            .values
+            .iter()
+            .map(|shown| format!("{} = {}", shown.key, shown.value))
+            .collect();
+        assert!(shown.contains(&"policy.settings.max = 3".to_owned()), "{shown:?}");
+        assert!(
+            shown.contains(&r#"policy.settings.token = "[set]""#.to_owned()),
+            "{shown:?}"
+        );
+        assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+        assert_eq!(
+            config.policy.settings.expose()["token"],
+            "s3cret",
+            "the component itself is told"
+        );
+    }
+}

@@ -162,12 +162,7 @@ impl Sources {
                 continue;
             }
             if !replaced.insert(name.clone()) {
-                self.wrong(
-                    at.clone(),
-                    "bundle.name",
-                    "must not occur twice",
-                    Some(name.to_string()),
-                );
+                self.wrong(at.clone(), "bundle.name", format!("must not be {name} twice"), None);
             }
             if bundle.component.code == Code::BuiltIn && !built_in.contains(&name) {
                 let names: Vec<&str> = built_in.iter().map(BundleName::as_str).collect();
