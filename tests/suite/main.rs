@@ -1,4 +1,6 @@
 //! The suite: one binary, so that it links once.
 
+mod cli_instances;
+mod cli_surface;
 mod docker_engine;
 mod sandbox;
