@@ -3,4 +3,6 @@
 mod cli_instances;
 mod cli_surface;
 mod docker_engine;
+mod docker_faults;
+mod mcp_stdio;
 mod sandbox;
