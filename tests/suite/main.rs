@@ -1,5 +1,7 @@
 //! The suite: one binary, so that it links once.
 
+mod cli_instances;
+mod cli_surface;
 mod docker_engine;
 mod docker_faults;
 mod mcp_stdio;
