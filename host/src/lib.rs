@@ -1,5 +1,9 @@
 //! placeholder
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod engine;
+pub mod environment;
 pub mod failure;
 pub mod instance;
 pub mod manager;

@@ -1,1 +1,3 @@
+//! Support for the suite: what stands in for the outside world, and what starts the real one.
 
+pub mod guests;

@@ -1,3 +1,4 @@
 //! The suite: one binary, so that it links once.
 
 mod docker_engine;
+mod sandbox;

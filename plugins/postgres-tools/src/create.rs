@@ -75,7 +75,7 @@ fn input_schema() -> Value {
             "pattern": NO_NUL,
             "not": { "type": "string", "const": "template0" },
             "description": "Name of the database to create: any 1 to 63 bytes of text without NUL, but not template0. \
-                            Default: postgres.",
+                            Default: postgres, or what this server's policy has.",
         },
         "username": {
             "type": "string",
@@ -84,7 +84,7 @@ fn input_schema() -> Value {
             "pattern": NO_NUL,
             "not": { "type": "string", "pattern": "^(pg_|(public|none)$)" },
             "description": "Name of the superuser to create: any 1 to 63 bytes of text without NUL, but neither public \
-                            nor none nor starting with pg_. Default: postgres.",
+                            nor none nor starting with pg_. Default: postgres, or what this server's policy has.",
         },
         "password": {
             "type": "string",
@@ -102,7 +102,7 @@ fn input_schema() -> Value {
     )
 }
 
-const NO_NUL: &str = r"^[^\u0000]*$";
+const NO_NUL: &str = r"^[^\x00]*$";
 
 pub(crate) fn call(arguments: &str) -> Result<String, Failure> {
     let arguments: Arguments = arguments::parse(arguments)?;

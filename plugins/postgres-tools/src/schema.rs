@@ -7,18 +7,21 @@ use serde_json::{Map, Value, json};
 
 /// A closed object that has all of `properties`, those in `optional` aside.
 pub(crate) fn object(description: &str, properties: Map<String, Value>, optional: &[&str]) -> Value {
-    let required: Vec<&str> = properties
+    let required: Vec<Value> = properties
         .keys()
-        .map(String::as_str)
-        .filter(|name| !optional.contains(name))
+        .filter(|name| !optional.contains(&name.as_str()))
+        .map(|name| json!(name))
         .collect();
-    json!({
-        "type": "object",
-        "description": description,
-        "required": required,
-        "properties": properties,
-        "additionalProperties": false,
-    })
+    let mut schema = Map::new();
+    schema.insert("type".into(), json!("object"));
+    schema.insert("description".into(), json!(description));
+    schema.insert("properties".into(), Value::Object(properties));
+    // Older drafts, which some clients go by, don't allow an empty list.
+    if !required.is_empty() {
+        schema.insert("required".into(), Value::Array(required));
+    }
+    schema.insert("additionalProperties".into(), json!(false));
+    Value::Object(schema)
 }
 
 /// The members of a JSON object literal; of anything else there are none.

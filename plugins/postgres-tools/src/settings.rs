@@ -1,15 +1,13 @@
 //! This bundle's settings: there are none, and a key that does nothing is a mistake worth an error.
 
-use std::collections::BTreeMap;
-
-use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 use crate::bindings::dev_postgres::plugin::types::FieldError;
 
 /// # Errors
 /// Every key there is, or one error for the whole if it is no JSON object.
 pub(crate) fn check(settings: &str) -> Result<(), Vec<FieldError>> {
-    let Ok(settings) = serde_json::from_str::<BTreeMap<String, IgnoredAny>>(settings) else {
+    let Ok(settings) = serde_json::from_str::<Map<String, Value>>(settings) else {
         return Err(vec![FieldError {
             field: "settings".into(),
             message: "must be a JSON object".into(),
@@ -19,8 +17,8 @@ pub(crate) fn check(settings: &str) -> Result<(), Vec<FieldError>> {
         return Ok(());
     }
     Err(settings
-        .into_keys()
-        .map(|field| FieldError {
+        .into_iter()
+        .map(|(field, _)| FieldError {
             field,
             message: "is unknown: this bundle has no settings".into(),
         })
