@@ -2,22 +2,24 @@
 
 mod keys;
 mod problem;
+mod shown;
+mod sources;
+mod values;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
-use toml::de::{DeTable, DeValue};
 
-use self::keys::{BUNDLE, BUNDLE_KEYS, VARIABLE_PREFIX, nearest};
 pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdown};
 pub use self::problem::{ConfigError, Origin, Problem, What};
+pub use self::shown::ShownValue;
+use self::sources::Sources;
 use crate::environment::Environment;
-use crate::instance::{Defaults, Image, InvalidValue, Limits};
+use crate::instance::{Defaults, InvalidValue};
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
@@ -173,17 +175,6 @@ impl FromStr for BundleName {
     }
 }
 
-/// A value as `config show` shows it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ShownValue {
-    /// `docker.host`, `policy.settings.max_instances`.
-    pub key: String,
-    /// The value, redacted where it may be a secret.
-    pub value: Value,
-    /// Where it came from.
-    pub origin: Origin,
-}
-
 impl Config {
     /// Reads every source.
     ///
@@ -225,465 +216,255 @@ pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBu
     Some((path, false))
 }
 
-/// A value that one source gave.
-#[derive(Debug, Clone)]
-struct Given {
-    value: Value,
-    origin: Origin,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// What all sources have said so far, the later over the earlier.
-#[derive(Debug, Default)]
-struct Sources {
-    values: BTreeMap<&'static str, Given>,
-    bundles: Vec<BTreeMap<&'static str, Given>>,
-    problems: Vec<Problem>,
-}
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        variables.iter().copied().collect()
+    }
 
-impl Sources {
-    /// Whether the file is there; a missing one is a problem only if it is required.
-    fn read_file(&mut self, path: &Path, required: bool) -> bool {
-        match std::fs::read_to_string(path) {
-            Ok(text) => {
-                self.read_toml(&text, Some(path));
-                true
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => false,
-            Err(error) => {
-                let origin = Origin::File {
-                    path: path.to_owned(),
-                    line: None,
-                };
-                self.problem(origin, What::Unreadable(format!("can't be read: {error}")));
-                false
-            }
+    fn flags(settings: &[(&str, &str)]) -> Flags {
+        let key = |path: &str| KEYS.iter().find(|key| key.path == path).expect("a setting");
+        let settings = settings.iter().map(|(path, text)| (key(path), (*text).to_owned()));
+        Flags {
+            file: None,
+            settings: settings.collect(),
         }
     }
 
-    /// `path` is `None` for the built-in defaults.
-    fn read_toml(&mut self, text: &str, path: Option<&Path>) {
-        let origin = |offset: usize| match path {
-            None => Origin::Default,
-            Some(path) => Origin::File {
-                path: path.to_owned(),
-                line: Some(1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()),
-            },
+    /// A configuration file in a directory that goes with it.
+    fn file(text: &str) -> (tempfile::TempDir, Flags) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.toml");
+        std::fs::write(&path, text).expect("a file");
+        let flags = Flags {
+            file: Some(path),
+            settings: Vec::new(),
         };
-        let document = match DeTable::parse(text) {
-            Ok(document) => document,
-            Err(error) => {
-                let at = error.span().map_or(0, |span| span.start);
-                return self.problem(
-                    origin(at),
-                    What::Unreadable(format!("is not TOML: {}", error.message())),
-                );
-            }
-        };
-        for (section, value) in document.get_ref() {
-            let at = origin(section.span().start);
-            let section = section.get_ref().as_ref();
-            match value.get_ref() {
-                DeValue::Array(entries) if section == BUNDLE => {
-                    for entry in entries.iter() {
-                        self.read_bundle(entry.get_ref(), &origin(entry.span().start), &origin);
-                    }
-                }
-                _ if section == BUNDLE => {
-                    self.wrong(at, BUNDLE, "must be an array of tables: write [[bundle]]", None);
-                }
-                DeValue::Table(table) if KEYS.iter().any(|key| key.section == section) => {
-                    let (given, problems) = read_table(section, table, &KEYS, &origin);
-                    self.problems.extend(problems);
-                    self.values.extend(given);
-                }
-                DeValue::Table(table) if !table.is_empty() => {
-                    for name in table.keys() {
-                        let at = origin(name.span().start);
-                        self.unknown(at, format!("{section}.{}", name.get_ref()));
-                    }
-                }
-                _ => self.unknown(at, section.to_owned()),
-            }
-        }
+        (directory, flags)
     }
 
-    fn read_bundle(&mut self, entry: &DeValue<'_>, at: &Origin, origin: &dyn Fn(usize) -> Origin) {
-        let DeValue::Table(table) = entry else {
-            return self.wrong(at.clone(), BUNDLE, "must be an array of tables: write [[bundle]]", None);
-        };
-        let (mut given, problems) = read_table(BUNDLE, table, &BUNDLE_KEYS, origin);
-        self.problems.extend(problems);
-        for key in BUNDLE_KEYS.iter() {
-            // An entry is read on its own: what it leaves out is empty, whatever the entry that it replaces had.
-            let empty = if key.is_table() {
-                Value::Object(Map::new())
-            } else {
-                Value::from("")
-            };
-            given.entry(&key.path).or_insert_with(|| Given {
-                value: empty,
-                origin: at.clone(),
-            });
-        }
-        self.bundles.push(given);
+    fn load_file(text: &str) -> Result<Config, ConfigError> {
+        let (_directory, flags) = file(text);
+        Config::load(&flags, &Environment::default())
     }
 
-    fn read_environment(&mut self, environment: &Environment) {
-        for (name, value) in environment.iter() {
-            let name = name.to_string_lossy();
-            if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
-                continue;
-            }
-            let origin = Origin::Variable(name.to_string());
-            match (KEYS.iter().find(|key| key.variable == name), value.to_str()) {
-                (Some(key), Some(text)) => self.read_text(key, text, origin),
-                (Some(key), None) => self.wrong(origin, &key.path, "must be UTF-8", None),
-                (None, _) => {
-                    let variables = KEYS.iter().map(|key| key.variable.as_str()).chain([CONFIG_VARIABLE]);
-                    // The common prefix would make every variable alike.
-                    let bare = |name: &str| name.strip_prefix(VARIABLE_PREFIX).unwrap_or_default().to_owned();
-                    let bare_variables: Vec<String> = variables.map(bare).collect();
-                    let nearest = nearest(&bare(&name), bare_variables.iter().map(String::as_str))
-                        .map(|nearest| format!("{VARIABLE_PREFIX}{nearest}"));
-                    let name = "such setting".to_owned();
-                    self.problem(origin, What::Unknown { name, nearest });
-                }
-            }
-        }
+    fn problems(outcome: Result<Config, ConfigError>, directory: &std::path::Path) -> String {
+        let ConfigError(problems) = outcome.expect_err("there are problems");
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let told = lines.join("\n").replace(&directory.display().to_string(), "DIR");
+        told.replace("DIR\\", "DIR/")
     }
 
-    fn read_flags(&mut self, flags: &Flags) {
-        for (key, text) in &flags.settings {
-            self.read_text(key, text, Origin::Flag(key.flag.clone()));
-        }
+    fn origin(config: &Config, key: &str) -> String {
+        let shown = config.values.iter().find(|shown| shown.key == key);
+        shown.unwrap_or_else(|| panic!("{key} is not shown")).origin.to_string()
     }
 
-    fn read_text(&mut self, key: &'static Key, text: &str, origin: Origin) {
-        match key.from_text(text) {
-            Ok(value) => {
-                self.values.insert(&key.path, Given { value, origin });
-            }
-            Err(expected) => {
-                let given = (!key.is_table()).then(|| text.to_owned());
-                self.wrong(origin, &key.path, expected, given);
-            }
-        }
+    #[test]
+    fn the_built_in_defaults_alone_are_a_configuration() {
+        let config = Config::load(&Flags::default(), &Environment::default()).expect("no problems");
+        assert_eq!(config.log.level, None, "the command chooses");
+        assert_eq!(config.instance.defaults.image.to_string(), "postgres:17");
+        assert_eq!(
+            config.instance.defaults.limits,
+            crate::instance::Limits::new(512, 1000).expect("limits")
+        );
+        assert_eq!(config.instance.ports.to_string(), "15432-25432");
+        assert_eq!(config.instance.ready_timeout, Duration::from_secs(60));
+        assert_eq!(config.docker.pull_timeout, Duration::from_secs(600));
+        assert_eq!((config.docker.host, config.docker.publish_address), (None, None));
+        assert_eq!(config.policy.code, Code::BuiltIn);
+        assert_eq!(config.bundles.len(), 1);
+        assert!(config.values.iter().all(|shown| shown.origin == Origin::Default));
     }
 
-    fn problem(&mut self, origin: Origin, what: What) {
-        self.problems.push(Problem { origin, what });
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+        let (_directory, mut all) = file("[instance]\nversion = '14'\nrepository = 'a'\nports = '1-2'\n");
+        let environment = environment(&[
+            ("DEV_POSTGRES_MCP_INSTANCE_VERSION", "15"),
+            ("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", "b"),
+        ]);
+        all.settings = flags(&[("instance.version", "16")]).settings;
+        let config = Config::load(&all, &environment).expect("no problems");
+        assert_eq!(config.instance.defaults.image.to_string(), "b:16");
+        assert_eq!(config.instance.ports.to_string(), "1-2");
+        assert_eq!(origin(&config, "instance.version"), "--instance-version");
+        assert_eq!(
+            origin(&config, "instance.repository"),
+            "DEV_POSTGRES_MCP_INSTANCE_REPOSITORY"
+        );
+        assert!(origin(&config, "instance.ports").ends_with("config.toml:4"));
+        assert_eq!(origin(&config, "instance.cpus"), "default");
     }
 
-    fn unknown(&mut self, origin: Origin, name: String) {
-        let nearest = nearest(&name, KEYS.iter().map(|key| key.path.as_str())).map(str::to_owned);
-        self.problem(origin, What::Unknown { name, nearest });
-    }
-
-    fn wrong(&mut self, origin: Origin, key: &str, expected: impl Into<String>, given: Option<String>) {
-        let (key, expected) = (key.to_owned(), expected.into());
-        self.problem(origin, What::Wrong { key, expected, given });
-    }
-
-    /// Parses a value; `None` if that was a problem.
-    fn parse<T>(&mut self, path: &str, parse: impl FnOnce(&str) -> Result<T, InvalidValue>) -> Option<T> {
-        let given = self.values.get(path)?.clone();
-        self.parse_given(path, &given, parse)
-    }
-
-    fn parse_given<T>(
-        &mut self,
-        path: &str,
-        given: &Given,
-        parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
-    ) -> Option<T> {
-        let text = match &given.value {
-            Value::String(text) => text.clone(),
-            other => other.to_string(),
-        };
-        parse(&text)
-            .map_err(|InvalidValue(expected)| self.wrong(given.origin.clone(), path, expected, Some(text)))
-            .ok()
-    }
-
-    fn into_config(mut self, file: Option<PathBuf>) -> Result<Config, ConfigError> {
-        // All are read before any `?` ends it: every problem counts.
-        let (log, docker, instance) = (self.log(), self.docker(), self.instance());
-        let policy = self.policy();
-        let values = self.shown();
-        let bundles = self.bundles();
-        match (log, docker, instance, policy) {
-            (Some(log), Some(docker), Some(instance), Some(policy)) if self.problems.is_empty() => Ok(Config {
-                log,
-                docker,
-                instance,
-                policy,
-                bundles,
-                file,
-                values,
-            }),
-            _ => Err(ConfigError(self.problems)),
-        }
-    }
-
-    fn log(&mut self) -> Option<Log> {
-        let set = self
-            .values
-            .get("log.level")
-            .is_some_and(|given| given.origin != Origin::Default);
-        let level = self.parse("log.level", log_level);
-        let format = self.parse("log.format", |text| match text {
-            "text" => Ok(LogFormat::Text),
-            "json" => Ok(LogFormat::Json),
-            _ => Err(InvalidValue("must be text or json".into())),
-        });
-        Some(Log {
-            level: Some(level?).filter(|_| set),
-            format: format?,
-        })
-    }
-
-    fn docker(&mut self) -> Option<Docker> {
-        let host = self.parse("docker.host", |text| Ok(non_empty(text).map(str::to_owned)));
-        let publish_address = self.parse("docker.publish_address", |text| {
-            non_empty(text)
-                .map(str::parse)
-                .transpose()
-                .map_err(|_| InvalidValue("must be an IP address or empty".into()))
-        });
-        let pull_timeout = self.parse("docker.pull_timeout", duration);
-        Some(Docker {
-            host: host?,
-            publish_address: publish_address?,
-            pull_timeout: pull_timeout?,
-        })
-    }
-
-    fn instance(&mut self) -> Option<Instances> {
-        // Each half of a pair is checked with a sound other half, so that each problem has its own key.
-        let repository = self.parse("instance.repository", |text| {
-            Image::new(text, "17").map(|_| text.to_owned())
-        });
-        let version = self.parse("instance.version", |text| {
-            Image::new("postgres", text).map(|_| text.to_owned())
-        });
-        let memory_mib = self.parse("instance.memory_mib", |text| {
-            let mib = text
-                .parse()
-                .map_err(|_| InvalidValue("must be a number of MiB".into()))?;
-            Limits::new(mib, 1).map(|_| mib)
-        });
-        let cpu_millis = self.parse("instance.cpus", |text| {
-            let millis = cpu_millis(text).ok_or_else(|| InvalidValue("must be a number of cores".into()))?;
-            Limits::new(crate::instance::MEMORY_MIB_MIN, millis).map(|_| millis)
-        });
-        let ports = self.parse("instance.ports", str::parse);
-        let ready_timeout = self.parse("instance.ready_timeout", duration);
-        let defaults = Defaults {
-            image: Image::new(&repository?, &version?).ok()?,
-            limits: Limits::new(memory_mib?, cpu_millis?).ok()?,
-        };
-        Some(Instances {
-            defaults,
-            ports: ports?,
-            ready_timeout: ready_timeout?,
-        })
-    }
-
-    fn policy(&mut self) -> Option<Component> {
-        let component = self.values.get("policy.component")?;
-        let settings = self.values.get("policy.settings")?;
-        Some(Component {
-            code: code(component),
-            settings: component_settings(settings),
-        })
-    }
-
-    /// The built-in bundles, each in place unless an entry has its name, and the added ones.
-    fn bundles(&mut self) -> Vec<Bundle> {
-        let (mut bundles, mut built_in, mut replaced) = (Vec::<Bundle>::new(), BTreeSet::new(), BTreeSet::new());
-        for entry in std::mem::take(&mut self.bundles) {
-            let (Some(name), Some(component), Some(settings)) = (
-                entry.get("bundle.name"),
-                entry.get("bundle.component"),
-                entry.get("bundle.settings"),
-            ) else {
-                continue;
-            };
-            let at = name.origin.clone();
-            let Some(name) = self.parse_given::<BundleName>("bundle.name", name, str::parse) else {
-                continue;
-            };
-            let bundle = Bundle {
-                component: Component {
-                    code: code(component),
-                    settings: component_settings(settings),
-                },
-                name: name.clone(),
-            };
-            if at == Origin::Default {
-                built_in.insert(name);
-                bundles.push(bundle);
-                continue;
-            }
-            if !replaced.insert(name.clone()) {
-                self.wrong(
-                    at.clone(),
-                    "bundle.name",
-                    "must not occur twice",
-                    Some(name.to_string()),
-                );
-            }
-            if bundle.component.code == Code::BuiltIn && !built_in.contains(&name) {
-                let names: Vec<&str> = built_in.iter().map(BundleName::as_str).collect();
-                let expected = format!("must be given for {name}: only {} is built in", names.join(", "));
-                self.wrong(at, "bundle.component", expected, None);
-            }
-            match bundles.iter_mut().find(|present| present.name == name) {
-                Some(present) => *present = bundle,
-                None => bundles.push(bundle),
-            }
-        }
-        bundles
-    }
-
-    fn shown(&self) -> Vec<ShownValue> {
-        let mut shown = Vec::new();
+    #[test]
+    fn every_setting_can_be_given_by_every_source() {
         for key in KEYS.iter() {
-            if let Some(given) = self.values.get(key.path.as_str()) {
-                show(key, &key.path, given, &mut shown);
-            }
-        }
-        for (index, entry) in self.bundles.iter().enumerate() {
-            let name = |entry: &BTreeMap<_, Given>| entry.get("bundle.name").map(|given| given.value.clone());
-            let is_replaced = self
-                .bundles
-                .iter()
-                .skip(index + 1)
-                .any(|later| name(later) == name(entry));
-            for key in BUNDLE_KEYS.iter().filter(|_| !is_replaced) {
-                if let (Some(given), Some(Value::String(name))) = (entry.get(key.path.as_str()), name(entry)) {
-                    show(key, &format!("{BUNDLE}.{name}.{}", key.name), given, &mut shown);
-                }
-            }
-        }
-        shown
-    }
-}
+            let text = key
+                .default
+                .as_str()
+                .map_or_else(|| key.default.to_string(), str::to_owned);
+            let by_variable = environment(&[(&key.variable, &text)]);
+            let config = Config::load(&Flags::default(), &by_variable).expect("a variable is taken");
+            assert_eq!(origin(&config, &key.path), key.variable);
 
-fn read_table(
-    section: &str,
-    table: &DeTable<'_>,
-    keys: &'static [Key],
-    origin: &dyn Fn(usize) -> Origin,
-) -> (BTreeMap<&'static str, Given>, Vec<Problem>) {
-    let (mut values, mut problems) = (BTreeMap::new(), Vec::new());
-    for (name, value) in table {
-        let (path, at) = (format!("{section}.{}", name.get_ref()), origin(name.span().start));
-        let Some(key) = keys.iter().find(|key| key.path == path) else {
-            let known = keys.iter().chain(KEYS.iter()).map(|key| key.path.as_str());
-            let nearest = nearest(&path, known).map(str::to_owned);
-            problems.push(Problem {
-                origin: at,
-                what: What::Unknown { name: path, nearest },
-            });
-            continue;
+            let config = Config::load(&flags(&[(&key.path, &text)]), &Environment::default()).expect("a flag is taken");
+            assert_eq!(origin(&config, &key.path), format!("--{}", key.flag));
+
+            let config =
+                load_file(&format!("[{}]\n{} = {}\n", key.section, key.name, key.default)).expect("a line is taken");
+            assert!(origin(&config, &key.path).ends_with("config.toml:2"));
+        }
+    }
+
+    #[test]
+    fn all_problems_of_all_sources_are_told_at_once_in_their_order() {
+        let (directory, mut all) = file(
+            r#"level = "debug"
+[log]
+level = "loud"
+formt = "json"
+[docker]
+hots = "x"
+memory_mib = 3
+publish_address = "localhost"
+[instance]
+version = 17
+memory_mib = 10
+cpus = 0
+repository = "postgres:17"
+[postgres]
+version = "17"
+"#,
+        );
+        all.settings = flags(&[("instance.ports", "9-1"), ("docker.pull_timeout", "0s")]).settings;
+        let environment = environment(&[
+            ("DEV_POSTGRES_MCP_DOCKER_HOTS", "1"),
+            ("DEV_POSTGRES_MCP_INSTANCE_READY_TIMEOUT", "2 weeks"),
+            ("DEV_POSTGRES_MCP_POLICY_SETTINGS", "[\"s3cret\"]"),
+            ("DEV_POSTGRES_MCP_QQQ", "1"),
+        ]);
+        insta::assert_snapshot!(problems(Config::load(&all, &environment), directory.path()));
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_told_with_its_line() {
+        let (directory, flags) = file("[log]\nlevel = \n");
+        let told = problems(Config::load(&flags, &Environment::default()), directory.path());
+        assert!(told.starts_with("DIR/config.toml:2: is not TOML: "), "{told}");
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = directory.path().join("missing.toml");
+        let by_variable = environment(&[(CONFIG_VARIABLE, missing.to_str().expect("UTF-8"))]);
+        let told = problems(Config::load(&Flags::default(), &by_variable), directory.path());
+        assert!(told.starts_with("DIR/missing.toml: can't be read: "), "{told}");
+    }
+
+    #[test]
+    fn a_file_that_nobody_asked_for_is_read_where_it_is_and_not_missed_where_it_is_not() {
+        let home = tempfile::tempdir().expect("a directory");
+        let environment = environment(&[("XDG_CONFIG_HOME", home.path().to_str().expect("UTF-8"))]);
+        let load = || Config::load(&Flags::default(), &environment).expect("no problems");
+        assert_eq!(load().file, None);
+        let directory = home.path().join("dev-postgres-mcp");
+        std::fs::create_dir(&directory).expect("a directory");
+        std::fs::write(directory.join("config.toml"), "[instance]\nversion = '16'\n").expect("a file");
+        assert_eq!(load().file, Some(directory.join("config.toml")));
+        assert_eq!(load().instance.defaults.image.version(), "16");
+    }
+
+    #[test]
+    fn the_file_is_looked_for_by_flag_then_variable_then_xdg_then_home() {
+        let all = [
+            (CONFIG_VARIABLE, "by-variable"),
+            ("XDG_CONFIG_HOME", "/xdg"),
+            ("HOME", "/home/me"),
+            ("APPDATA", "/home/me"),
+        ];
+        let by_flag = Flags {
+            file: Some("by-flag".into()),
+            settings: Vec::new(),
         };
-        match key.from_toml(value.get_ref()) {
-            Ok(value) => {
-                values.insert(key.path.as_str(), Given { value, origin: at });
-            }
-            Err(expected) => {
-                let what = What::Wrong {
-                    key: path,
-                    expected: expected.into(),
-                    given: None,
-                };
-                problems.push(Problem { origin: at, what });
-            }
-        }
+        let location = |flags: &Flags, from: usize| file_location(flags, &environment(&all[from..]));
+        assert_eq!(location(&by_flag, 0), Some(("by-flag".into(), true)));
+        assert_eq!(location(&Flags::default(), 0), Some(("by-variable".into(), true)));
+        #[cfg(unix)]
+        assert_eq!(
+            location(&Flags::default(), 1),
+            Some(("/xdg/dev-postgres-mcp/config.toml".into(), false))
+        );
+        let (native, required) = location(&Flags::default(), 2).expect("a place");
+        assert!(native.starts_with("/home/me") && native.ends_with("dev-postgres-mcp/config.toml") && !required);
+        assert_eq!(location(&Flags::default(), 4), None);
     }
-    (values, problems)
-}
 
-/// Adds a value to `shown`; a table's leaves one by one.
-fn show(key: &Key, path: &str, given: &Given, shown: &mut Vec<ShownValue>) {
-    match &given.value {
-        Value::Object(table) if !table.is_empty() => {
-            for (name, value) in table {
-                let given = Given {
-                    value: value.clone(),
-                    origin: given.origin.clone(),
-                };
-                show(key, &format!("{path}.{name}"), &given, shown);
-            }
-        }
-        value => shown.push(ShownValue {
-            key: path.to_owned(),
-            value: if key.is_table() { redact(value) } else { value.clone() },
-            origin: given.origin.clone(),
-        }),
+    #[test]
+    fn a_component_in_a_file_is_found_from_there_and_one_elsewhere_from_here() {
+        let (directory, flags) = file("[policy]\ncomponent = 'rules.wasm'\n");
+        let config = Config::load(&flags, &Environment::default()).expect("no problems");
+        assert_eq!(config.policy.code, Code::File(directory.path().join("rules.wasm")));
+        let by_variable = environment(&[("DEV_POSTGRES_MCP_POLICY_COMPONENT", "rules.wasm")]);
+        let config = Config::load(&flags, &by_variable).expect("no problems");
+        assert_eq!(config.policy.code, Code::File("rules.wasm".into()));
     }
-}
 
-/// Hides the strings of a component's settings. Only the component knows which are secrets, and secrets are strings;
-/// numbers and booleans are the limits and switches that people look for.
-fn redact(value: &Value) -> Value {
-    match value {
-        Value::String(_) => Value::from("[set]"),
-        Value::Array(items) => items.iter().map(redact).collect(),
-        Value::Object(table) => table
+    #[test]
+    fn an_entry_replaces_the_built_in_bundle_of_its_name_or_adds_one() {
+        let replaced = load_file("[[bundle]]\nname = 'postgres-tools'\nsettings.x = 1\n").expect("no problems");
+        assert_eq!(replaced.bundles.len(), 1);
+        assert_eq!(replaced.bundles[0].component.code, Code::BuiltIn);
+        assert_eq!(replaced.bundles[0].component.settings.expose()["x"], 1);
+
+        let added = load_file("[[bundle]]\nname = 'extra'\ncomponent = '/x.wasm'\n").expect("no problems");
+        let names: Vec<&str> = added.bundles.iter().map(|bundle| bundle.name.as_str()).collect();
+        assert_eq!(names, ["postgres-tools", "extra"]);
+    }
+
+    #[test]
+    fn a_bundle_needs_a_name_of_its_own_and_a_component_unless_it_is_built_in() {
+        let (directory, flags) = file(
+            r#"bundle = [{ name = "a" }, { name = "b", component = "x" }, { name = "b", component = "x" }, { nmae = "c" }]"#,
+        );
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:1: there is no bundle.nmae; did you mean bundle.name?
+        DIR/config.toml:1: bundle.component must be given for a: only postgres-tools is built in
+        DIR/config.toml:1: bundle.name must not be b twice
+        DIR/config.toml:1: bundle.name must be 1 to 40 lower-case letters, digits and hyphens, not ""
+        "#);
+        let told = load_file("[bundle]\nname = 'a'\n")
+            .expect_err("not an array")
+            .to_string();
+        assert!(
+            told.ends_with("config.toml:1: bundle must be an array of tables: write [[bundle]]"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn strings_among_a_components_settings_are_shown_to_nobody() {
+        let config = load_file("[policy.settings]\nmax = 3\ntoken = 's3cret'\nlist = [{ of = 's3cret' }]\n")
+            .expect("no problems");
+        let shown: Vec<String> = config
+            .values
             .iter()
-            .map(|(name, value)| (name.clone(), redact(value)))
-            .collect(),
-        harmless => harmless.clone(),
+            .map(|shown| format!("{} = {}", shown.key, shown.value))
+            .collect();
+        assert!(shown.contains(&"policy.settings.max = 3".to_owned()), "{shown:?}");
+        assert!(
+            shown.contains(&r#"policy.settings.token = "[set]""#.to_owned()),
+            "{shown:?}"
+        );
+        assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+        assert_eq!(
+            config.policy.settings.expose()["token"],
+            "s3cret",
+            "the component itself is told"
+        );
     }
-}
-
-fn non_empty(text: &str) -> Option<&str> {
-    (!text.is_empty()).then_some(text)
-}
-
-fn log_level(text: &str) -> Result<tracing::Level, InvalidValue> {
-    match text {
-        "error" => Ok(tracing::Level::ERROR),
-        "warn" => Ok(tracing::Level::WARN),
-        "info" => Ok(tracing::Level::INFO),
-        "debug" => Ok(tracing::Level::DEBUG),
-        "trace" => Ok(tracing::Level::TRACE),
-        _ => Err(InvalidValue("must be error, warn, info, debug or trace".into())),
-    }
-}
-
-fn duration(text: &str) -> Result<Duration, InvalidValue> {
-    match humantime::parse_duration(text) {
-        Ok(duration) if !duration.is_zero() && duration <= DURATION_MAX => Ok(duration),
-        _ => Err(InvalidValue(
-            "must be a time longer than 0 and at most 1 day, such as 90s or 10m".into(),
-        )),
-    }
-}
-
-/// Cores in thousandths; `None` if that is no number of them.
-fn cpu_millis(text: &str) -> Option<u32> {
-    let millis = (text.parse::<f64>().ok()? * 1000.0).round();
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "the range is checked before"
-    )]
-    (0.0..=f64::from(u32::MAX)).contains(&millis).then_some(millis as u32)
-}
-
-fn code(component: &Given) -> Code {
-    match component.value.as_str().and_then(non_empty) {
-        None => Code::BuiltIn,
-        Some(path) => Code::File(match &component.origin {
-            Origin::File { path: file, .. } => file.parent().unwrap_or(Path::new("")).join(path),
-            _ => path.into(),
-        }),
-    }
-}
-
-fn component_settings(settings: &Given) -> ComponentSettings {
-    ComponentSettings(settings.value.as_object().cloned().unwrap_or_default())
 }

@@ -1,4 +1,22 @@
 //! Support for the suite: what stands in for the outside world, and what starts the real one.
 
+pub mod binary;
+pub mod database;
+pub mod docker_cli;
 pub mod guests;
 pub mod readme;
+pub mod scripted_daemon;
+pub mod session;
+pub mod specs;
+
+use std::net::{IpAddr, UdpSocket};
+
+/// An address of this machine that isn't loopback, to stand for another machine's; `None` if it has none.
+#[must_use]
+pub fn address_beyond_loopback() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Connecting a UDP socket sends nothing; 192.0.2.0/24 is for documentation.
+    socket.connect("192.0.2.1:9").ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}

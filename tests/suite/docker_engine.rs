@@ -1,73 +1,542 @@
 //! The Docker engine on the real daemon.
+//!
+//! Other tests use the same daemon at the same time: each test here has a network of its own and looks only at the
+//! containers that it made.
 
-use std::time::{Duration, Instant};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use dev_postgres_mcp::engine::Engine;
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
-use dev_postgres_mcp::instance::*;
+use dev_postgres_mcp::engine::{Engine, EngineError, Verdict};
+use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp_tests::address_beyond_loopback;
+use dev_postgres_mcp_tests::database::{connect, connect_when_ready};
+use dev_postgres_mcp_tests::docker_cli::{docker, try_docker};
+use dev_postgres_mcp_tests::specs::spec;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::Value;
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::process::{Child, Command};
 use tokio_util::task::TaskTracker;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn smoke() {
-    let tracker = TaskTracker::new();
-    let engine = DockerEngine::new(
-        DockerSettings {
-            network: "dev-postgres-mcp-smoke".into(),
-            ..DockerSettings::default()
-        },
-        tracker.clone(),
-    );
-    let image = Image::new("postgres", "17").unwrap();
-    engine.prepare(&image, &ProgressSink::none()).await.unwrap();
-    let spec = InstanceSpec {
-        image,
-        database: "my-db \"x\" 'y'".parse().unwrap(),
-        username: "us er%/@".parse().unwrap(),
-        password: Password::new("p@ss:/w?rd#1 %41'\"\\\nline two").unwrap(),
-        limits: Limits::new(512, 1000).unwrap(),
-    };
-    let start = Instant::now();
-    let sink = ProgressSink::new(move |p| eprintln!("{:?} {p}", start.elapsed()));
-    let id = InstanceId::random();
-    let found = engine
-        .create(id, &spec, Port::try_from(15999).unwrap(), &sink)
-        .await
-        .unwrap();
-    eprintln!("created {:?}", start.elapsed());
-    loop {
-        let r = tokio_postgres::Config::new()
-            .host(&found.instance.host)
-            .port(found.instance.port.get())
-            .user(found.instance.username.as_str())
-            .password(found.password.expose())
-            .dbname(found.instance.database.as_str())
-            .connect(tokio_postgres::NoTls)
-            .await;
-        match r {
-            Ok((c, conn)) => {
-                tokio::spawn(conn);
-                if c.simple_query("SELECT 1").await.is_ok() {
-                    break;
-                }
-            }
-            Err(e) => {
-                if start.elapsed() > Duration::from_secs(10) {
-                    panic!("{e:?} {:?}", engine.ended(id).await)
-                }
+/// An engine with a network of its own.
+struct Scene {
+    engine: DockerEngine,
+    tracker: TaskTracker,
+    network: String,
+    /// What was made here, for the check at the end.
+    made: Mutex<BTreeSet<InstanceId>>,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(DockerSettings::default())
+    }
+
+    fn with(settings: DockerSettings) -> Self {
+        let network = format!("dev-postgres-mcp-test-{}", InstanceId::random());
+        let tracker = TaskTracker::new();
+        let settings = DockerSettings {
+            network: network.clone(),
+            ..settings
+        };
+        Self {
+            engine: DockerEngine::new(settings, tracker.clone()),
+            tracker,
+            network,
+            made: Mutex::default(),
+        }
+    }
+
+    fn id(&self) -> InstanceId {
+        let id = InstanceId::random();
+        self.made.lock().expect("no panic").insert(id);
+        id
+    }
+
+    /// Creates an instance on any port.
+    async fn create(&self, spec: InstanceSpec) -> Found {
+        for _ in 0..20 {
+            match self
+                .engine
+                .create(self.id(), &spec, any_port(), &ProgressSink::none())
+                .await
+            {
+                Ok(found) => return found,
+                Err(EngineError::PortTaken(_)) => {}
+                Err(error) => panic!("{error}"),
             }
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        panic!("twenty ports were taken");
     }
-    eprintln!("ready {:?}", start.elapsed());
-    eprintln!("{:?}", engine.list().await.unwrap());
-    let again = engine.get(id).await.unwrap().unwrap();
+
+    /// Waits for the background work and looks at what Docker still has of this scene.
+    async fn assert_nothing_left(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        for id in self.made.lock().expect("no panic").clone() {
+            let label = format!("label=dev-postgres-mcp.id={id}");
+            assert_eq!(
+                docker(&["ps", "-aq", "--filter", &label]).await,
+                "",
+                "{id} is left over"
+            );
+            let name = format!("name=mcp-postgres-{id}");
+            assert_eq!(docker(&["ps", "-aq", "--filter", &name]).await, "", "{id} is left over");
+        }
+        let name = format!("name={}", self.network);
+        assert_eq!(
+            docker(&["network", "ls", "-q", "--filter", &name]).await,
+            "",
+            "the network is left over"
+        );
+    }
+}
+
+/// A port beyond the range that instances have by default and below those that the system gives to clients.
+fn any_port() -> Port {
+    Port::try_from(rand::rng().random_range(25_433..32_768)).expect("a port")
+}
+
+fn plain() -> InstanceSpec {
+    spec("app", "me", "secret")
+}
+
+async fn inspect(found: &Found) -> Value {
+    let text = docker(&["inspect", &found.instance.container_id]).await;
+    let mut inspected: Value = serde_json::from_str(&text).expect("JSON");
+    inspected[0].take()
+}
+
+#[tokio::test]
+async fn an_instance_answers_is_found_again_by_another_process_and_goes_without_a_trace() {
+    let scene = Scene::new();
+    let wanted = spec("my-db \"x\" 'y'", "us er%/@ü", "p@ss:/w?rd#1 %41'\"\\");
+    let found = scene.create(wanted.clone()).await;
+    let client = connect_when_ready(&found).await;
+    let row = client
+        .query_one(
+            "SELECT current_database()::text, current_user::text, pg_is_in_recovery()",
+            &[],
+        )
+        .await
+        .expect("an answer");
+    assert_eq!(row.get::<_, String>(0), "my-db \"x\" 'y'");
+    assert_eq!(row.get::<_, String>(1), "us er%/@ü");
+
+    let other = DockerEngine::new(DockerSettings::default(), TaskTracker::new());
+    let again = other
+        .get(found.instance.id)
+        .await
+        .expect("an answer")
+        .expect("the instance");
     assert_eq!(again.instance, found.instance);
-    assert_eq!(again.password.expose(), found.password.expose());
-    let t = Instant::now();
-    assert!(engine.remove(id).await.unwrap());
-    eprintln!("removed {:?}", t.elapsed());
-    assert!(!engine.remove(id).await.unwrap());
-    tracker.close();
-    tracker.wait().await;
-    eprintln!("network gone {:?}", t.elapsed());
+    assert_eq!(again.password.expose(), wanted.password.expose());
+    assert!(other.list().await.expect("a list").contains(&found.instance));
+
+    assert!(scene.engine.remove(found.instance.id).await.expect("removed"));
+    assert!(!scene.engine.remove(found.instance.id).await.expect("an answer"));
+    assert!(other.get(found.instance.id).await.expect("an answer").is_none());
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_instance_has_no_more_rights_and_resources_than_it_needs_and_no_volume() {
+    let scene = Scene::new();
+    let found = scene.create(plain()).await;
+    connect_when_ready(&found).await;
+    let inspected = inspect(&found).await;
+    let host = &inspected["HostConfig"];
+    assert_eq!(host["Memory"], 512 << 20);
+    assert_eq!(host["MemorySwap"], 512 << 20);
+    assert_eq!(host["NanoCpus"], 1_000_000_000);
+    assert_eq!(host["PidsLimit"], 256);
+    assert_eq!(host["CapDrop"], serde_json::json!(["ALL"]));
+    assert_eq!(host["SecurityOpt"], serde_json::json!(["no-new-privileges"]));
+    assert_eq!(host["RestartPolicy"]["Name"], "no");
+    assert_eq!(host["LogConfig"]["Config"]["max-size"], "10m");
+    for bindings in inspected["NetworkSettings"]["Ports"]
+        .as_object()
+        .expect("ports")
+        .values()
+    {
+        for binding in bindings.as_array().expect("bindings") {
+            assert_eq!(binding["HostIp"], "127.0.0.1");
+        }
+    }
+    let mounts = inspected["Mounts"].as_array().expect("mounts");
+    assert!(
+        mounts.iter().all(|mount| mount["Type"] == "tmpfs"),
+        "a volume would outlive the container: {mounts:?}"
+    );
+    let everything_but_inspect = docker(&["ps", "-a", "--no-trunc", "--format", "{{json .}}"]).await;
+    assert!(!everything_but_inspect.contains("secret"), "{everything_but_inspect}");
+    scene.engine.remove(found.instance.id).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn data_dies_with_the_container_even_if_somebody_else_removes_it_without_its_volumes() {
+    let scene = Scene::new();
+    let found = scene.create(plain()).await;
+    connect_when_ready(&found).await;
+    let before = docker(&["volume", "ls", "-q"]).await;
+    docker(&["rm", "-f", &found.instance.container_id]).await;
+    assert!(!scene.engine.remove(found.instance.id).await.expect("an answer"));
+    let after = docker(&["volume", "ls", "-q"]).await;
+    // Others may make volumes meanwhile; this container had none to leave.
+    assert!(after.lines().count() <= before.lines().count() + 1, "{before} {after}");
+    assert_eq!(
+        scene.engine.ended(found.instance.id).await.expect("an end").how,
+        "was removed"
+    );
+    // The next instance's end takes the network along.
+    let next = scene.create(plain()).await;
+    scene.engine.remove(next.instance.id).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn any_password_opens_its_instance_and_only_that_one_does() {
+    let scene = Scene::new();
+    let verifier = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:\
+                    47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
+    let long = "x".repeat(1024);
+    for password in [
+        "two\nlines\r\n",
+        "md5d41d8cd98f00b204e9800998ecf8427e",
+        verifier,
+        &long,
+        " ",
+        "🔑 ü",
+    ] {
+        let found = scene.create(spec("app", "me", password)).await;
+        connect_when_ready(&found).await;
+        let again = scene
+            .engine
+            .get(found.instance.id)
+            .await
+            .expect("an answer")
+            .expect("the instance");
+        assert_eq!(again.password.expose(), password);
+        let error = connect(&found, "wrong").await.expect_err("a wrong password");
+        assert_eq!(error.code().map(|code| code.code()), Some("28P01"), "{error}");
+        scene.engine.remove(found.instance.id).await.expect("removed");
+    }
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_port_that_somebody_holds_is_said_to_be_taken_and_leaves_nothing() {
+    let scene = Scene::new();
+    let held_by_process = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = held_by_process.local_addr().expect("the port").port();
+    let by_container = scene.create(plain()).await;
+    for port in [Port::try_from(port).expect("a port"), by_container.instance.port] {
+        let error = scene
+            .engine
+            .create(scene.id(), &plain(), port, &ProgressSink::none())
+            .await
+            .expect_err("a taken port");
+        assert!(
+            matches!(error, EngineError::PortTaken(taken) if taken == port),
+            "{error}"
+        );
+    }
+    scene.engine.remove(by_container.instance.id).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn instances_that_were_paused_stopped_or_renamed_are_shown_as_they_are_and_removed() {
+    let scene = Scene::new();
+    let (paused, stopped, renamed) = tokio::join!(scene.create(plain()), scene.create(plain()), scene.create(plain()));
+    docker(&["pause", &paused.instance.container_id]).await;
+    docker(&["kill", &stopped.instance.container_id]).await;
+    let name = format!("renamed-{}", renamed.instance.id);
+    docker(&["rename", &renamed.instance.container_id, &name]).await;
+    for (found, status) in [
+        (&paused, Status::Paused),
+        (&stopped, Status::Stopped),
+        (&renamed, Status::Running),
+    ] {
+        let id = found.instance.id;
+        let listed = scene.engine.list().await.expect("a list");
+        let listed = listed.iter().find(|instance| instance.id == id).expect("listed");
+        assert_eq!(listed.status, status);
+        let got = scene.engine.get(id).await.expect("an answer").expect("the instance");
+        assert_eq!(got.instance.status, status);
+        assert!(scene.engine.remove(id).await.expect("removed"));
+    }
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn the_end_of_an_instance_comes_with_its_exit_code_and_log() {
+    let scene = Scene::new();
+    let found = scene.create(plain()).await;
+    connect_when_ready(&found).await;
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        docker(&["stop", &found.instance.container_id]).await
+    };
+    let (ended, _) = tokio::join!(scene.engine.ended(found.instance.id), stop);
+    let ended = ended.expect("an end");
+    assert_eq!(ended.how, "exited with code 0");
+    assert!(
+        ended.last_lines.last().is_some_and(|line| line.contains("shut down")),
+        "{:?}",
+        ended.last_lines
+    );
+    scene.engine.remove(found.instance.id).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_removed_twice_at_once_is_gone_for_both() {
+    let scene = Scene::new();
+    let found = scene.create(plain()).await;
+    let id = found.instance.id;
+    let other = scene.engine.clone();
+    let (one, two, ended) = tokio::join!(scene.engine.remove(id), other.remove(id), scene.engine.ended(id));
+    assert!(one.expect("an answer") | two.expect("an answer"));
+    ended.expect("an end");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn instances_cannot_reach_each_other() {
+    let scene = Scene::new();
+    let (one, other) = tokio::join!(scene.create(plain()), scene.create(plain()));
+    connect_when_ready(&other).await;
+    let inspected = inspect(&other).await;
+    let address = inspected["NetworkSettings"]["Networks"][&scene.network]["IPAddress"]
+        .as_str()
+        .expect("its address")
+        .to_owned();
+    let probe = |address: &str| format!("exec 3<>/dev/tcp/{address}/5432 && echo open");
+    // It reaches its own address so.
+    let own = docker(&["exec", &other.instance.container_id, "bash", "-c", &probe(&address)]).await;
+    assert_eq!(own, "open");
+    let probe = format!("timeout 2 bash -c '{}'", probe(&address));
+    let reached = try_docker(&["exec", &one.instance.container_id, "bash", "-c", &probe]).await;
+    assert!(reached.is_err(), "one instance reached another: {reached:?}");
+    let (one, other) = tokio::join!(
+        scene.engine.remove(one.instance.id),
+        scene.engine.remove(other.instance.id)
+    );
+    assert!(one.expect("removed") && other.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn two_processes_may_create_and_remove_at_once_on_one_network() {
+    let scene = Scene::new();
+    let settings = DockerSettings {
+        network: scene.network.clone(),
+        ..DockerSettings::default()
+    };
+    let other = Scene {
+        engine: DockerEngine::new(settings, scene.tracker.clone()),
+        tracker: scene.tracker.clone(),
+        network: scene.network.clone(),
+        made: Mutex::default(),
+    };
+    // Each round begins and ends without the network, so the two make and remove it against each other.
+    for _ in 0..3 {
+        let round = async |scene: &Scene| {
+            let found = scene.create(plain()).await;
+            assert!(scene.engine.remove(found.instance.id).await.expect("removed"));
+        };
+        tokio::join!(round(&scene), round(&other), round(&scene), round(&other));
+    }
+    scene.assert_nothing_left().await;
+    other.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_create_dropped_at_any_moment_leaves_nothing() {
+    let seed = rand::rng().random();
+    eprintln!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let scene = Arc::new(Scene::new());
+    for _ in 0..6 {
+        let mut creates = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let patience = Duration::from_millis(rng.random_range(0..700));
+            let scene = Arc::clone(&scene);
+            creates.spawn(async move {
+                let id = scene.id();
+                let wanted = plain();
+                let progress = ProgressSink::none();
+                let create = scene.engine.create(id, &wanted, any_port(), &progress);
+                if let Ok(Ok(_)) = tokio::time::timeout(patience, create).await {
+                    scene.engine.remove(id).await.expect("removed");
+                }
+            });
+        }
+        creates.join_all().await;
+    }
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_remote_daemon_publishes_on_the_address_where_it_is_reached_and_nowhere_else() {
+    let Some(remote) = address_beyond_loopback() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let socket = docker(&["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).await;
+    let Some(socket) = socket.strip_prefix("unix://").map(str::to_owned) else {
+        eprintln!("skipped: Docker isn't on a Unix socket here");
+        return;
+    };
+    let address = forward(remote, socket).await;
+    let scene = Scene::with(DockerSettings {
+        host: Some(format!("tcp://{address}")),
+        ..DockerSettings::default()
+    });
+    let found = scene.create(plain()).await;
+    assert_eq!(found.instance.host, remote.to_string());
+    connect_when_ready(&found).await;
+    let port = found.instance.port.get();
+    assert!(
+        TcpStream::connect(("127.0.0.1", port)).await.is_err(),
+        "it is published on other addresses, too"
+    );
+    scene.engine.remove(found.instance.id).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+/// Forwards TCP connections to Docker's socket, until the test ends.
+async fn forward(address: IpAddr, socket: String) -> SocketAddr {
+    let listener = TcpListener::bind((address, 0)).await.expect("a port");
+    let bound = listener.local_addr().expect("the port");
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let socket = socket.clone();
+            tokio::spawn(async move {
+                if let Ok(mut docker) = UnixStream::connect(socket).await {
+                    // Either side may hang up whenever it likes.
+                    let _ = tokio::io::copy_bidirectional(&mut client, &mut docker).await;
+                }
+            });
+        }
+    });
+    bound
+}
+
+#[tokio::test]
+async fn doctor_finds_nothing_wrong_here() {
+    let scene = Scene::new();
+    let lines = scene.engine.diagnose(&plain().image).await;
+    let subjects: Vec<&str> = lines.iter().map(|line| line.subject).collect();
+    assert_eq!(subjects[..3], ["Docker", "image", "network"]);
+    assert!(lines.iter().all(|line| line.verdict != Verdict::Bad), "{lines:?}");
+}
+
+/// A registry on loopback with a copy of `postgres:17` in it.
+struct Registry {
+    _process: Child,
+    _data: tempfile::TempDir,
+    repository: String,
+}
+
+impl Registry {
+    /// `None` if there is no registry program.
+    async fn start() -> Option<Self> {
+        let program = ["/usr/bin/docker-registry", "/usr/local/bin/registry"]
+            .into_iter()
+            .find(|path| Path::new(path).exists())?;
+        let data = tempfile::tempdir().expect("a directory");
+        let port = {
+            let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            free.local_addr().expect("the port").port()
+        };
+        let config = data.path().join("config.yml");
+        let root = data.path().join("data");
+        let text = format!(
+            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+            root.display()
+        );
+        std::fs::write(&config, text).expect("written");
+        let process = Command::new(program)
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("started");
+        for _ in 0..200 {
+            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+        let repository = format!("127.0.0.1:{port}/postgres");
+        let copy = format!("{repository}:17");
+        docker(&["tag", "postgres:17", &copy]).await;
+        docker(&["push", "-q", &copy]).await;
+        docker(&["rmi", &copy]).await;
+        Some(Self {
+            _process: process,
+            _data: data,
+            repository,
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_missing_image_is_pulled_from_its_registry_and_an_unknown_tag_is_no_such_image() {
+    let scene = Scene::new();
+    let Some(registry) = Registry::start().await else {
+        eprintln!("skipped: there is no registry program (Debian's docker-registry)");
+        return;
+    };
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let progress = {
+        let told = Arc::clone(&told);
+        ProgressSink::new(move |step| told.lock().expect("no panic").push(step))
+    };
+    let image = Image::new(&registry.repository, "17").expect("an image");
+    scene.engine.prepare(&image, &progress).await.expect("pulled");
+    let told = told.lock().expect("no panic").clone();
+    assert!(matches!(told.first(), Some(Progress::Pulling { .. })), "{told:?}");
+    let found = scene
+        .create(InstanceSpec {
+            image: image.clone(),
+            ..plain()
+        })
+        .await;
+    scene.engine.remove(found.instance.id).await.expect("removed");
+    docker(&["rmi", &image.to_string()]).await;
+
+    let unknown = Image::new(&registry.repository, "99").expect("an image");
+    let error = scene.engine.prepare(&unknown, &progress).await.expect_err("unknown");
+    assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
+    let unknown = Image::new(&format!("{}-unknown", registry.repository), "17").expect("an image");
+    let error = scene.engine.prepare(&unknown, &progress).await.expect_err("unknown");
+    assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_cannot_be_reached_is_said_so() {
+    let scene = Scene::new();
+    // The discard port: nothing listens there.
+    let image = Image::new("127.0.0.1:9/postgres", "17").expect("an image");
+    let error = scene
+        .engine
+        .prepare(&image, &ProgressSink::none())
+        .await
+        .expect_err("no registry");
+    assert!(matches!(error, EngineError::Pull { .. }), "{error}");
+    assert!(error.to_string().contains("refused"), "{error}");
 }

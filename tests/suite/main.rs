@@ -1,6 +1,8 @@
 //! The suite: one binary, so that it links once.
 
 mod docker_engine;
+mod docker_faults;
 mod map;
+mod mcp_stdio;
 mod readme;
 mod sandbox;

@@ -1,6 +1,7 @@
 //! `config show` and `config default`.
 
 use clap::Args;
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::exit::ExitCode;
@@ -17,7 +18,7 @@ pub(super) struct Show {}
 
 impl Show {
     pub(super) fn run(self, config: &Config, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let values: Vec<Value> = config.values.iter().map(in_json).collect();
+        let values: Vec<Shown<'_>> = config.values.iter().map(Shown::from).collect();
         ui.result(&json!({ "file": config.file, "settings": values }), || {
             table(&config.values)
         })?;
@@ -38,14 +39,29 @@ impl Default {
     }
 }
 
-fn in_json(shown: &ShownValue) -> Value {
-    let source = match shown.origin {
-        Origin::Default => "default",
-        Origin::File { .. } => "file",
-        Origin::Variable(_) => "environment",
-        Origin::Flag(_) => "flag",
-    };
-    json!({ "key": shown.key, "value": shown.value, "source": source, "from": shown.origin.to_string() })
+#[derive(Serialize)]
+struct Shown<'a> {
+    key: &'a str,
+    value: &'a Value,
+    source: &'static str,
+    from: String,
+}
+
+impl<'a> From<&'a ShownValue> for Shown<'a> {
+    fn from(ShownValue { key, value, origin }: &'a ShownValue) -> Self {
+        let source = match origin {
+            Origin::Default => "default",
+            Origin::File { .. } => "file",
+            Origin::Variable(_) => "environment",
+            Origin::Flag(_) => "flag",
+        };
+        Self {
+            key,
+            value,
+            source,
+            from: origin.to_string(),
+        }
+    }
 }
 
 fn table(values: &[ShownValue]) -> String {

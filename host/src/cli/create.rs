@@ -12,13 +12,13 @@ use crate::failure::Failure;
 use crate::instance::CreateRequest;
 use crate::manager::InstanceManager;
 
-/// Create a PostgreSQL server and print how to connect
+/// Create a PostgreSQL instance and print how to connect
 ///
-/// Returns once the server answers queries. It lives until it is dropped; its data goes with it. An interrupted
-/// create leaves nothing behind.
+/// Returns once the instance answers queries. It lives until it is dropped, and its data goes with it. An interrupted
+/// create leaves nothing behind. The policy chooses what is left open.
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// PostgreSQL's version, the image's tag: 17, 16.4
+    /// PostgreSQL's version, the image's tag: 17, 16.4 [default: the setting instance.version]
     #[arg(long)]
     version: Option<String>,
 

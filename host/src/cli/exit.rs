@@ -105,3 +105,29 @@ impl From<ExitCode> for std::process::ExitCode {
         Self::from(code as u8)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_codes_are_the_same_number() {
+        let numbers: std::collections::BTreeSet<u8> = ExitCode::ALL.iter().map(|&code| code as u8).collect();
+        assert_eq!(numbers.len(), ExitCode::ALL.len());
+    }
+
+    #[test]
+    fn every_kind_of_failure_has_its_code() {
+        let codes = FailureCode::ALL.map(|code| format!("{} {}", code.as_str(), ExitCode::from(code) as u8));
+        insta::assert_snapshot!(codes.join("\n"), @"
+        invalid_arguments 5
+        denied 5
+        not_found 4
+        exhausted 9
+        unavailable 6
+        timed_out 7
+        failed 1
+        internal 10
+        ");
+    }
+}

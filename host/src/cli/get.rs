@@ -12,10 +12,10 @@ use super::view::{InstanceView, connection_block};
 use crate::failure::Failure;
 use crate::manager::InstanceManager;
 
-/// Show a PostgreSQL server and how to connect, password included
+/// Show an instance and how to connect, password included
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// The server's id, or enough of its beginning
+    /// The instance's id, or enough of its beginning
     id: IdArg,
 }
 

@@ -11,12 +11,12 @@ use crate::failure::Failure;
 use crate::instance::Health as State;
 use crate::manager::InstanceManager;
 
-/// Run a query on a PostgreSQL server and say how it went
+/// Run a query on an instance and say how it went
 ///
 /// The exit code is 0 only if the query was answered.
 #[derive(Debug, Args)]
 pub(super) struct Health {
-    /// The server's id, or enough of its beginning
+    /// The instance's id, or enough of its beginning
     id: IdArg,
 }
 

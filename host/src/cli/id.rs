@@ -91,3 +91,77 @@ impl fmt::Display for IdArg {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::instance::{Port, Status};
+
+    const IDS: [&str; 3] = [
+        "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+        "2f1c6f0e-0000-4d0b-9a55-0d1c7a3b9e21",
+        "9a000000-0000-4d0b-9a55-0d1c7a3b9e21",
+    ];
+
+    fn instances() -> Vec<Instance> {
+        let instance = |id: &str| Instance {
+            id: id.parse().expect("an id"),
+            container_id: "c0ffee".into(),
+            host: "127.0.0.1".into(),
+            port: Port::try_from(15432).expect("a port"),
+            version: "17".into(),
+            database: "postgres".parse().expect("a name"),
+            username: "postgres".parse().expect("a name"),
+            status: Status::Running,
+            created_at: SystemTime::UNIX_EPOCH,
+        };
+        IDS.map(instance).into()
+    }
+
+    fn find(text: &str) -> Result<String, Failure> {
+        text.parse::<IdArg>()
+            .expect("an argument")
+            .find(&instances())
+            .map(|id| id.to_string())
+    }
+
+    #[test]
+    fn a_whole_id_a_unique_beginning_and_a_containers_name_all_name_an_instance() {
+        for text in ["9", "9A", "9a000000-0000-4d0b-9a55-0d1c7a3b9e21", "mcp-postgres-9a00"] {
+            assert_eq!(find(text), Ok(IDS[2].to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_whole_id_is_taken_at_its_word() {
+        let elsewhere = "00000000-0000-4d0b-9a55-0d1c7a3b9e21";
+        assert_eq!(find(elsewhere), Ok(elsewhere.to_owned()));
+    }
+
+    #[test]
+    fn an_ambiguous_beginning_is_told_with_its_candidates() {
+        let failure = find("2f1c").expect_err("two match");
+        assert_eq!(failure.code, FailureCode::InvalidArguments);
+        assert_eq!(failure.message, format!("2f1c may be any of {}, {}", IDS[0], IDS[1]));
+    }
+
+    #[test]
+    fn a_beginning_of_no_id_is_not_found() {
+        assert_eq!(find("7").expect_err("none matches").code, FailureCode::NotFound);
+    }
+
+    #[test]
+    fn what_no_id_begins_with_is_refused_at_once() {
+        for text in [
+            "",
+            "g",
+            "my-db",
+            "mcp-postgres-",
+            "9a000000-0000-4d0b-9a55-0d1c7a3b9e21a",
+        ] {
+            assert!(text.parse::<IdArg>().is_err(), "{text:?} was taken");
+        }
+    }
+}

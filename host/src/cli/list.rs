@@ -12,7 +12,7 @@ use super::view::{InstanceView, instance_table};
 use crate::failure::Failure;
 use crate::manager::InstanceManager;
 
-/// List the PostgreSQL servers, oldest first
+/// List the instances, oldest first
 ///
 /// Passwords are left out; `postgres get` shows them.
 #[derive(Debug, Args)]

@@ -273,9 +273,9 @@ impl From<&ConfigError> for Report<'_> {
         };
         Self {
             code: "configuration",
-            message: match problems.len() {
-                1 => "the configuration has a problem".to_owned(),
-                count => format!("the configuration has {count} problems"),
+            message: match problems.as_slice() {
+                [problem] => problem.to_string(),
+                several => format!("the configuration has {} problems", several.len()),
             },
             advice: "`dev-postgres-mcp config default` prints every setting with its meaning.",
             fields: problems.iter().map(field).collect(),
@@ -303,13 +303,120 @@ impl Report<'_> {
             }
         };
         let mut lines = vec![format!("{} {}", label("error:", 31), self.message)];
-        // A failure's own message has its fields in it; a configuration's has not.
-        if self.exit == ExitCode::Configuration {
+        // A failure's own message has its fields in it; that of several problems with the configuration has not.
+        if self.exit == ExitCode::Configuration && self.fields.len() > 1 {
             lines.extend(self.fields.iter().map(|field| format!("  {}", field.message)));
         }
         if !self.advice.is_empty() {
             lines.push(format!("{} {}", label("hint:", 36), self.advice));
         }
         lines.join("\n")
+    }
+}
+
+#[cfg(test)]
+pub(super) mod fake {
+    use std::io::{self, Write};
+    use std::sync::{Arc, Mutex};
+
+    use super::{Format, Terminal, Ui};
+
+    /// What was written to a stream.
+    #[derive(Debug, Clone, Default)]
+    pub(in crate::cli) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        pub(in crate::cli) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().expect("unpoisoned").clone()).expect("UTF-8")
+        }
+    }
+
+    impl Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("unpoisoned").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Streams for tests: what is typed, and what comes of it on standard output and standard error.
+    pub(in crate::cli) fn ui(format: Format, terminal: Terminal, typed: &'static str) -> (Ui, Written, Written) {
+        let (stdout, stderr) = (Written::default(), Written::default());
+        let ui = Ui {
+            format,
+            terminal,
+            stdin: Box::new(typed.as_bytes()),
+            stdout: Box::new(stdout.clone()),
+            stderr: Box::new(stderr.clone()),
+        };
+        (ui, stdout, stderr)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret as _;
+
+    use super::*;
+
+    fn failure() -> Failure {
+        Failure::new(FailureCode::NotFound, "there is no such thing", "Look elsewhere.")
+    }
+
+    #[test]
+    fn an_error_for_people_has_its_cause_and_the_next_step_on_lines_of_their_own() {
+        let (mut ui, stdout, stderr) = fake::ui(Format::Table, Terminal::default(), "");
+        assert_eq!(ui.error(&failure()), ExitCode::NotFound);
+        assert_eq!(stderr.text(), "error: there is no such thing\nhint: Look elsewhere.\n");
+        assert_eq!(stdout.text(), "");
+    }
+
+    #[test]
+    fn an_error_for_programs_is_one_json_object_on_one_line() {
+        let (mut ui, stdout, stderr) = fake::ui(Format::Json, Terminal::default(), "");
+        ui.error(&failure());
+        insta::assert_snapshot!(stderr.text(), @r#"{"error":{"code":"not_found","message":"there is no such thing","advice":"Look elsewhere.","fields":[]}}"#);
+        assert_eq!(stdout.text(), "");
+    }
+
+    #[test]
+    fn programs_are_told_no_notes() {
+        let (mut ui, _, stderr) = fake::ui(Format::Json, Terminal::default(), "");
+        ui.note("by the way");
+        assert_eq!(stderr.text(), "");
+    }
+
+    #[tokio::test]
+    async fn a_password_is_all_of_the_input_but_for_one_line_ending() {
+        for (typed, password) in [
+            ("p", "p"),
+            ("p\n", "p"),
+            ("p\r\n", "p"),
+            ("p q\n\n", "p q\n"),
+            ("\np", "\np"),
+            ("", ""),
+        ] {
+            let (mut ui, ..) = fake::ui(Format::Table, Terminal::default(), typed);
+            let read = ui.read_password().await.expect("a password");
+            assert_eq!(read.expose_secret(), password, "{typed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn only_yes_is_yes() {
+        for (typed, answer) in [
+            ("y\n", true),
+            ("YES\n", true),
+            ("\n", false),
+            ("no\n", false),
+            ("", false),
+            ("yikes", false),
+        ] {
+            let (mut ui, _, stderr) = fake::ui(Format::Table, Terminal::default(), typed);
+            assert_eq!(ui.confirm("Really?").await, answer, "{typed:?}");
+            assert_eq!(stderr.text(), "Really? [y/N] ");
+        }
     }
 }

@@ -181,3 +181,131 @@ fn age(instance: &Instance, now: SystemTime) -> String {
 fn shell_word(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::{ConnectionUri, Health, Password, Port, Status};
+
+    fn instance() -> Instance {
+        Instance {
+            id: "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21".parse().expect("an id"),
+            container_id: "c0ffee".into(),
+            host: "127.0.0.1".into(),
+            port: Port::try_from(15432).expect("a port"),
+            version: "17".into(),
+            database: "postgres".parse().expect("a name"),
+            username: "postgres".parse().expect("a name"),
+            status: Status::Running,
+            created_at: at(0),
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        // 2026-11-22T12:00:00Z
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_348_800 + seconds)
+    }
+
+    fn connection() -> Connection {
+        Connection {
+            instance: instance(),
+            password: Password::new("it's").expect("a password"),
+            dsn: ConnectionUri::new("postgresql://postgres:it's@127.0.0.1:15432/postgres".into()),
+        }
+    }
+
+    #[test]
+    fn a_connection_is_shown_with_a_command_that_a_shell_takes() {
+        insta::assert_snapshot!(connection_block(&connection(), at(200)), @r"
+        id         2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21
+        container  c0ffee
+        version    17
+        status     running
+        created    2026-11-22T12:00:00Z (3m ago)
+        host       127.0.0.1
+        port       15432
+        database   postgres
+        username   postgres
+        password   it's
+        dsn        postgresql://postgres:it's@127.0.0.1:15432/postgres
+
+        psql 'postgresql://postgres:it'\''s@127.0.0.1:15432/postgres'
+        ");
+    }
+
+    #[test]
+    fn instances_are_shown_one_a_line_and_what_a_terminal_would_obey_is_escaped() {
+        let odd = Instance {
+            host: "::1".into(),
+            database: "a\u{1b}[2Jb\nc ü".parse().expect("a name"),
+            status: Status::Stopped,
+            ..instance()
+        };
+        insta::assert_snapshot!(instance_table(&[instance(), odd], at(7200)), @r"
+        ID                                    VERSION  STATUS   AGE  ADDRESS          DATABASE          USERNAME
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  17       running  2h   127.0.0.1:15432  postgres          postgres
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  17       stopped  2h   [::1]:15432      a\u{1b}[2Jb\nc ü  postgres
+        ");
+    }
+
+    #[test]
+    fn json_has_the_names_that_the_tools_have() {
+        let json = |view: InstanceView| serde_json::to_string_pretty(&view).expect("JSON");
+        insta::assert_snapshot!(json(InstanceView::from(&connection())), @r#"
+        {
+          "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+          "container_id": "c0ffee",
+          "host": "127.0.0.1",
+          "port": 15432,
+          "database": "postgres",
+          "username": "postgres",
+          "password": "it's",
+          "version": "17",
+          "dsn": "postgresql://postgres:it's@127.0.0.1:15432/postgres",
+          "created_at": "2026-11-22T12:00:00Z",
+          "status": "running"
+        }
+        "#);
+        let without = json(InstanceView::from(&instance()));
+        assert!(!without.contains("password") && !without.contains("dsn"), "{without}");
+    }
+
+    #[test]
+    fn a_health_report_has_the_names_that_the_tool_has() {
+        let report = HealthReport {
+            id: instance().id,
+            health: Health::Healthy,
+            message: "it answered".into(),
+            latency: Some(Duration::from_nanos(1_234_567)),
+            checked_at: at(0) + Duration::from_millis(5),
+        };
+        insta::assert_snapshot!(serde_json::to_string_pretty(&HealthView::from(&report)).expect("JSON"), @r#"
+        {
+          "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+          "status": "healthy",
+          "message": "it answered",
+          "latency_ms": 1.235,
+          "checked_at": "2026-11-22T12:00:00.005Z"
+        }
+        "#);
+    }
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        for (seconds, told) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3_599, "59m"),
+            (3_600, "1h"),
+            (86_400, "1d"),
+        ] {
+            assert_eq!(age(&instance(), at(seconds)), told);
+        }
+        assert_eq!(
+            age(&instance(), SystemTime::UNIX_EPOCH),
+            "0s",
+            "a clock that was set back"
+        );
+    }
+}

@@ -207,3 +207,35 @@ fn keys() -> Vec<Key> {
     }
     keys
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_has_a_meaning_and_is_found_in_the_document() {
+        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (13, 3));
+        for key in KEYS.iter().chain(BUNDLE_KEYS.iter()) {
+            assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);
+        }
+    }
+
+    #[test]
+    fn the_nearest_name_is_found_in_another_section_too_and_nothing_is_like_nonsense() {
+        let known = || KEYS.iter().map(|key| key.path.as_str());
+        for (name, meant) in [
+            ("docker.hots", Some("docker.host")),
+            ("docker.memory_mib", Some("instance.memory_mib")),
+            ("instances.cpus", Some("instance.cpus")),
+            ("level", Some("log.level")),
+            ("qqq.zzz", None),
+        ] {
+            assert_eq!(nearest(name, known()), meant, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_reference_lists_every_setting() {
+        insta::assert_snapshot!(reference_markdown());
+    }
+}

@@ -4,7 +4,7 @@ use std::error::Error as _;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::Docker;
 use bollard::errors::Error as BollardError;
@@ -15,6 +15,11 @@ use crate::engine::EngineError;
 
 /// bollard's own timeout in seconds, a day: long enough never to be met before the deadlines that are set here.
 const BOLLARD_TIMEOUT: u64 = 24 * 60 * 60;
+/// The pauses between attempts: each twice the one before.
+pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How many deadlines long clean-up is tried again, with nobody waiting.
+const PATIENCE: u32 = 3;
 
 /// Asks the daemon, wherever that is at the time.
 ///
@@ -38,6 +43,15 @@ struct Shared {
 pub(super) struct Connected {
     pub(super) docker: Docker,
     pub(super) endpoint: Arc<Endpoint>,
+}
+
+/// What is known of something that is to be undone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Trace {
+    /// Docker has said that it made it.
+    Made,
+    /// Docker was asked to make it and didn't answer: it may be there, or come yet.
+    Asked,
 }
 
 /// Why a request did not succeed, by what may have happened on the daemon.
@@ -124,6 +138,23 @@ impl Client {
                 after: self.0.deadline,
             })),
         }
+    }
+
+    /// Tries until it succeeds, for three deadlines; `false` if it never did.
+    pub(super) async fn persist<Attempt>(&self, mut attempt: impl FnMut() -> Attempt) -> bool
+    where
+        Attempt: Future<Output = bool>,
+    {
+        let start = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        while !attempt().await {
+            if start.elapsed() >= self.0.deadline * PATIENCE {
+                return false;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+        true
     }
 
     /// Says what an error of bollard's means.

@@ -7,10 +7,9 @@ use bollard::query_parameters::{CreateContainerOptionsBuilder, StartContainerOpt
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::client::CallError;
+use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
-use super::remove::{self, Trace};
-use super::{DockerEngine, image, network};
+use super::{DockerEngine, image, network, remove};
 use crate::engine::EngineError;
 use crate::instance::{Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
@@ -127,23 +126,19 @@ impl Job {
         // If nobody takes it, the guard is dropped here or with the other end of the channel.
         let _ = self.reply.send(made);
         if failed {
-            network::remove_unused(&self.engine.client, &self.engine.settings.network).await;
+            network::tidy(&self.engine, Trace::Made).await;
         }
     }
 
     async fn make(&self) -> Result<Found, EngineError> {
         let client = &self.engine.client;
         let address = publish_address(&self.engine).await?;
-        let network_name = &self.engine.settings.network;
         // Both to the end, even if one fails: a network that is being made is not left alone.
-        let (facts, network) = tokio::join!(
-            image::facts(client, &self.spec.image),
-            network::ensure(client, network_name)
-        );
+        let (facts, network) = tokio::join!(image::facts(client, &self.spec.image), network::ensure(&self.engine));
         let (facts, mut network) = (facts?, network?);
         for _ in 1..NETWORK_ATTEMPTS {
             match self.attempt(&facts, &network, address).await {
-                Err(Setback::NetworkGone(_)) => network = network::ensure(client, network_name).await?,
+                Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
                 Err(Setback::Failed(error)) => return Err(error),
                 Ok(found) => return Ok(found),
             }
@@ -265,9 +260,10 @@ impl Job {
     }
 }
 
+/// Whether the network went away, or got a double (see [`network::ensure`]), after we looked.
 fn network_gone(error: &CallError) -> bool {
-    matches!(error, CallError::Refused { status: 404, message, .. }
-        if message.contains("network") && message.contains("not found"))
+    matches!(error, CallError::Refused { message, .. }
+        if message.contains("network") && (message.contains("not found") || message.contains("is ambiguous")))
 }
 
 fn now_in_seconds() -> SystemTime {

@@ -127,7 +127,7 @@ pub(super) fn find(around: &Surroundings<'_>) -> Result<Endpoint, EngineError> {
         return from_host(&host, "DOCKER_HOST", around);
     }
     match current_context(around)? {
-        Some((name, source)) => from_context(&name, source, around),
+        Some((name, origin)) => from_context(&name, origin, around),
         None => from_usual_places(around),
     }
 }
@@ -168,8 +168,8 @@ fn parse(
             format!("Docker at {text} (from {origin})"),
             reason,
             format!(
-                "Set {origin} to something like unix:///var/run/docker.sock, npipe:////./pipe/docker_engine or \
-                 tcp://host:2376, or unset it to use this machine's Docker."
+                "Correct the address, which comes from {origin}: it looks like unix:///var/run/docker.sock, \
+                 npipe:////./pipe/docker_engine or tcp://host:2376."
             ),
         )
     };
@@ -251,15 +251,16 @@ fn tls_in(dir: Option<PathBuf>, text: &str, origin: &str, around: &Surroundings<
     Ok(tls)
 }
 
-/// The chosen context and where it was chosen; `None` for the default one, which is no context at all.
-fn current_context(around: &Surroundings<'_>) -> Result<Option<(String, &'static str)>, EngineError> {
+/// The chosen context's name and how it is called; `None` for the default one, which is no context at all.
+fn current_context(around: &Surroundings<'_>) -> Result<Option<(String, String)>, EngineError> {
     #[derive(Deserialize)]
     struct Config {
         #[serde(rename = "currentContext")]
         current_context: Option<String>,
     }
     let chosen = if let Some(name) = around.set("DOCKER_CONTEXT") {
-        Some((name, "DOCKER_CONTEXT"))
+        let origin = format!("the Docker context {name} of DOCKER_CONTEXT");
+        Some((name, origin))
     } else if let Some(path) = around.config_dir().map(|dir| dir.join("config.json"))
         && let Ok(text) = (around.read)(&path)
     {
@@ -270,14 +271,17 @@ fn current_context(around: &Surroundings<'_>) -> Result<Option<(String, &'static
                 "Correct that file, or set DOCKER_HOST.",
             )
         })?;
-        config.current_context.map(|name| (name, "docker context"))
+        config.current_context.map(|name| {
+            let origin = format!("the Docker context {name}");
+            (name, origin)
+        })
     } else {
         None
     };
     Ok(chosen.filter(|(name, _)| !name.is_empty() && name != "default"))
 }
 
-fn from_context(name: &str, source: &'static str, around: &Surroundings<'_>) -> Result<Endpoint, EngineError> {
+fn from_context(name: &str, origin: String, around: &Surroundings<'_>) -> Result<Endpoint, EngineError> {
     #[derive(Deserialize)]
     struct Meta {
         #[serde(rename = "Endpoints")]
@@ -292,7 +296,6 @@ fn from_context(name: &str, source: &'static str, around: &Surroundings<'_>) -> 
         #[serde(rename = "Host")]
         host: String,
     }
-    let origin = format!("the Docker context {name}, chosen by {source}");
     let wrong = |reason: String| {
         unreachable(
             format!("Docker (from {origin})"),
@@ -390,7 +393,7 @@ fn not_running(os: &str) -> &'static str {
 pub(super) fn connecting_failed(endpoint: &Endpoint, error: &std::io::Error, os: &str) -> EngineError {
     use std::io::ErrorKind;
     let reason = match error.kind() {
-        ErrorKind::NotFound => "there is no such socket".to_owned(),
+        ErrorKind::NotFound => "it is not there".to_owned(),
         ErrorKind::PermissionDenied => "this user may not use it".to_owned(),
         ErrorKind::ConnectionRefused => "nothing answers there".to_owned(),
         _ => error.to_string(),
@@ -413,4 +416,334 @@ pub(super) fn connecting_failed(endpoint: &Endpoint, error: &std::io::Error, os:
         _ => not_running(os).to_owned(),
     };
     unreachable(endpoint.to_string(), reason, advice)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::io;
+
+    use super::*;
+
+    /// A machine with these variables and files; a file's text matters only where it is read.
+    #[derive(Default)]
+    struct Machine {
+        configured: Option<&'static str>,
+        variables: HashMap<&'static str, &'static str>,
+        files: HashMap<PathBuf, String>,
+        os: Option<&'static str>,
+    }
+
+    impl Machine {
+        fn with(mut self, name: &'static str, value: &'static str) -> Self {
+            self.variables.insert(name, value);
+            self
+        }
+
+        fn file(mut self, path: impl Into<PathBuf>, text: &str) -> Self {
+            self.files.insert(path.into(), text.to_owned());
+            self
+        }
+
+        fn context(self, name: &str, host: &str) -> Self {
+            let meta = format!(r#"{{"Name":"{name}","Metadata":{{}},"Endpoints":{{"docker":{{"Host":"{host}"}}}}}}"#);
+            self.file(context_dir("meta", name).join("meta.json"), &meta)
+        }
+
+        fn find(&self) -> Result<Endpoint, EngineError> {
+            find(&Surroundings {
+                configured: self.configured,
+                variable: &|name| self.variables.get(name).map(ToString::to_string),
+                home: Some(Path::new("/home/me")),
+                exists: &|path| self.files.keys().any(|file| file.starts_with(path)),
+                read: &|path| {
+                    let text = self.files.get(path);
+                    text.cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+                },
+                os: self.os.unwrap_or("linux"),
+            })
+        }
+
+        fn found(&self) -> String {
+            self.find().expect("an endpoint").to_string()
+        }
+
+        fn refused(&self) -> String {
+            let EngineError::Unreachable {
+                endpoint,
+                reason,
+                advice,
+            } = self.find().expect_err("no endpoint")
+            else {
+                panic!("another error");
+            };
+            format!("{endpoint}: {reason}. {advice}")
+        }
+    }
+
+    fn context_dir(kind: &str, name: &str) -> PathBuf {
+        // `printf colima | sha256sum`: the one that the tests use.
+        assert_eq!(name, "colima");
+        Path::new("/home/me/.docker/contexts")
+            .join(kind)
+            .join("f24fd3749c1368328e2b149bec149cb6795619f244c5b584e844961215dadd16")
+    }
+
+    fn docker_host(value: &'static str) -> Machine {
+        Machine::default().with("DOCKER_HOST", value)
+    }
+
+    #[test]
+    fn the_configuration_comes_before_docker_host_and_that_before_the_context_and_that_before_the_usual_places() {
+        let mut machine = Machine::default().file("/var/run/docker.sock", "");
+        assert_eq!(
+            machine.found(),
+            "Docker at unix:///var/run/docker.sock (from the usual places)"
+        );
+        machine = machine
+            .file(
+                "/home/me/.docker/config.json",
+                r#"{"auths":{},"currentContext":"colima"}"#,
+            )
+            .context("colima", "unix:///c.sock");
+        assert_eq!(
+            machine.found(),
+            "Docker at unix:///c.sock (from the Docker context colima)"
+        );
+        machine = machine.with("DOCKER_HOST", "unix:///h.sock");
+        assert_eq!(machine.found(), "Docker at unix:///h.sock (from DOCKER_HOST)");
+        machine.configured = Some("unix:///f.sock");
+        assert_eq!(machine.found(), "Docker at unix:///f.sock (from the configuration)");
+    }
+
+    #[test]
+    fn an_empty_variable_counts_as_unset() {
+        let machine = docker_host("")
+            .with("DOCKER_CONTEXT", "")
+            .file("/var/run/docker.sock", "");
+        assert_eq!(
+            machine.found(),
+            "Docker at unix:///var/run/docker.sock (from the usual places)"
+        );
+    }
+
+    #[test]
+    fn every_scheme_of_docker_host_is_understood() {
+        for (host, address) in [
+            ("unix:///run/user/1000/docker.sock", "unix:///run/user/1000/docker.sock"),
+            ("npipe:////./pipe/docker_engine", "npipe:////./pipe/docker_engine"),
+            ("tcp://buildbox", "tcp://buildbox:2375"),
+            ("tcp://10.0.0.7:4243/", "tcp://10.0.0.7:4243"),
+            ("tcp://[fd00::7]:4243", "tcp://[fd00::7]:4243"),
+            ("tcp://[fd00::7]", "tcp://[fd00::7]:2375"),
+            ("http://buildbox:80", "tcp://buildbox:80"),
+        ] {
+            assert_eq!(
+                docker_host(host).found(),
+                format!("Docker at {address} (from DOCKER_HOST)")
+            );
+        }
+    }
+
+    #[test]
+    fn a_docker_host_that_makes_no_sense_is_refused_with_where_it_came_from() {
+        for host in [
+            "/var/run/docker.sock",
+            "unix://",
+            "npipe://",
+            "tcp://",
+            "tcp://:2375",
+            "tcp://host:port",
+            "tcp://host:0",
+            "tcp://host:70000",
+            "tcp://host/path",
+            "tcp://user@host",
+            "tcp://[::1",
+            "tcp://[::1]2375",
+            "tcp://[host]:1",
+            "ftp://host",
+        ] {
+            let refused = docker_host(host).refused();
+            assert!(refused.contains("which comes from DOCKER_HOST"), "{host}: {refused}");
+        }
+    }
+
+    #[test]
+    fn ssh_is_refused_with_what_to_do_instead() {
+        let refused = docker_host("ssh://me@buildbox").refused();
+        assert!(refused.contains("ssh:// carries Docker's API only"), "{refused}");
+        assert!(refused.contains("DOCKER_CERT_PATH"), "{refused}");
+    }
+
+    #[test]
+    fn tls_is_used_when_docker_would_and_takes_its_files_from_where_docker_does() {
+        let certs = |machine: Machine, dir: &str| {
+            ["ca.pem", "cert.pem", "key.pem"]
+                .into_iter()
+                .fold(machine, |machine, file| machine.file(Path::new(dir).join(file), ""))
+        };
+        let machine = certs(
+            docker_host("tcp://box").with("DOCKER_TLS_VERIFY", "1"),
+            "/home/me/.docker",
+        );
+        assert_eq!(machine.found(), "Docker at https://box:2376 (from DOCKER_HOST)");
+        let machine = certs(docker_host("tcp://box:1").with("DOCKER_CERT_PATH", "/certs"), "/certs");
+        let Address::Tcp { tls: Some(tls), .. } = machine.find().expect("an endpoint").address else {
+            panic!("no TLS");
+        };
+        assert_eq!(tls.key, Path::new("/certs/key.pem"));
+        let machine = certs(docker_host("https://box").with("DOCKER_CONFIG", "/config"), "/config");
+        assert_eq!(machine.found(), "Docker at https://box:2376 (from DOCKER_HOST)");
+    }
+
+    #[test]
+    fn missing_tls_files_are_named() {
+        let machine = docker_host("tcp://box")
+            .with("DOCKER_CERT_PATH", "/certs")
+            .file("/certs/ca.pem", "");
+        let refused = machine.refused();
+        assert!(refused.contains("the TLS file /certs/cert.pem is missing"), "{refused}");
+    }
+
+    #[test]
+    fn a_context_may_come_from_the_environment_and_bring_tls_files() {
+        let mut machine = Machine::default()
+            .with("DOCKER_CONTEXT", "colima")
+            .context("colima", "tcp://box");
+        assert_eq!(
+            machine.found(),
+            "Docker at tcp://box:2375 (from the Docker context colima of DOCKER_CONTEXT)"
+        );
+        let dir = context_dir("tls", "colima").join("docker");
+        for file in ["ca.pem", "cert.pem", "key.pem"] {
+            machine = machine.file(dir.join(file), "");
+        }
+        let Address::Tcp { tls: Some(tls), .. } = machine.find().expect("an endpoint").address else {
+            panic!("no TLS");
+        };
+        assert_eq!(tls.ca, dir.join("ca.pem"));
+    }
+
+    #[test]
+    fn the_default_context_is_no_context() {
+        let machine = Machine::default()
+            .file("/home/me/.docker/config.json", r#"{"currentContext":"default"}"#)
+            .file("/var/run/docker.sock", "");
+        assert_eq!(
+            machine.found(),
+            "Docker at unix:///var/run/docker.sock (from the usual places)"
+        );
+    }
+
+    #[test]
+    fn a_context_that_is_missing_or_broken_is_said_so() {
+        let missing = Machine::default().with("DOCKER_CONTEXT", "colima");
+        assert!(
+            missing.refused().contains("meta.json can't be read"),
+            "{}",
+            missing.refused()
+        );
+        let broken = missing.file(context_dir("meta", "colima").join("meta.json"), "{}");
+        assert!(broken.refused().contains("makes no sense"), "{}", broken.refused());
+        let config = Machine::default().file("/home/me/.docker/config.json", "{");
+        assert!(
+            config.refused().contains("config.json can't be read"),
+            "{}",
+            config.refused()
+        );
+    }
+
+    #[test]
+    fn the_usual_places_are_tried_in_order_and_named_when_there_is_none() {
+        let machine = Machine::default()
+            .with("XDG_RUNTIME_DIR", "/run/user/1000")
+            .file("/run/podman/podman.sock", "")
+            .file("/home/me/.colima/default/docker.sock", "");
+        assert_eq!(
+            machine.found(),
+            "Docker at unix:///home/me/.colima/default/docker.sock (from the usual places)"
+        );
+        let machine = machine.file("/run/user/1000/docker.sock", "");
+        assert_eq!(
+            machine.found(),
+            "Docker at unix:///run/user/1000/docker.sock (from the usual places)"
+        );
+        let nowhere = Machine::default().refused();
+        assert!(
+            nowhere.contains("there is none of unix:///var/run/docker.sock, "),
+            "{nowhere}"
+        );
+        assert!(nowhere.contains("systemctl start docker"), "{nowhere}");
+    }
+
+    #[test]
+    fn on_windows_the_usual_places_are_pipes() {
+        let mut machine = Machine::default().file("//./pipe/dockerDesktopLinuxEngine", "");
+        machine.os = Some("windows");
+        assert_eq!(
+            machine.found(),
+            "Docker at npipe:////./pipe/dockerDesktopLinuxEngine (from the usual places)"
+        );
+    }
+
+    #[test]
+    fn only_a_tcp_host_that_is_not_loopback_is_remote() {
+        for (host, remote) in [
+            ("unix:///s", None),
+            ("npipe:////./pipe/x", None),
+            ("tcp://localhost:1", None),
+            ("tcp://LOCALHOST:1", None),
+            ("tcp://127.1.2.3:1", None),
+            ("tcp://[::1]:1", None),
+            ("tcp://[::ffff:127.0.0.1]:1", None),
+            ("tcp://buildbox:1", Some("buildbox")),
+            ("tcp://[fd00::7]:1", Some("fd00::7")),
+        ] {
+            let endpoint = docker_host(host).find().expect("an endpoint");
+            assert_eq!(endpoint.remote_host(), remote, "{host}");
+        }
+    }
+
+    #[test]
+    fn advice_fits_the_cause_and_the_platform() {
+        let advice = |origin: &str, host, kind: io::ErrorKind, os| {
+            let mut endpoint = docker_host(host).find().expect("an endpoint");
+            endpoint.origin = origin.into();
+            match connecting_failed(&endpoint, &kind.into(), os) {
+                EngineError::Unreachable { reason, advice, .. } => format!("{reason}. {advice}"),
+                error => panic!("{error}"),
+            }
+        };
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        for (told, expected) in [
+            (
+                advice("the usual places", "unix:///s", PermissionDenied, "linux"),
+                "this user may not use it. Add yourself to the docker group",
+            ),
+            (
+                advice("the usual places", "npipe:////./pipe/x", PermissionDenied, "windows"),
+                "this user may not use it. Let this user use Docker",
+            ),
+            (
+                advice("the usual places", "unix:///s", ConnectionRefused, "linux"),
+                "nothing answers there. Start Docker (`sudo systemctl start docker`",
+            ),
+            (
+                advice("the usual places", "unix:///s", ConnectionRefused, "macos"),
+                "nothing answers there. Start Docker Desktop (`open -a Docker`)",
+            ),
+            (
+                advice("the usual places", "npipe:////./pipe/x", NotFound, "windows"),
+                "it is not there. Start Docker Desktop;",
+            ),
+            (
+                advice("DOCKER_HOST", "tcp://box:1", ConnectionRefused, "linux"),
+                "nothing answers there. Check that the daemon listens there",
+            ),
+        ] {
+            assert!(told.starts_with(expected), "{told}");
+        }
+        let told = advice("DOCKER_HOST", "unix:///s", NotFound, "linux");
+        assert!(told.ends_with("The address comes from DOCKER_HOST."), "{told}");
+    }
 }

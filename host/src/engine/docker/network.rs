@@ -5,25 +5,22 @@ use std::collections::HashMap;
 use bollard::models::{ContainerSummary, Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
-use super::client::{CallError, Client};
-use super::{container, label};
+use super::client::{CallError, Client, Trace};
+use super::{DockerEngine, container, label};
 use crate::engine::EngineError;
 
-/// How often a network that was just made may have vanished again before that is an error.
-const ENSURE_ATTEMPTS: u32 = 3;
+/// How often to look again after the network was made, or made twice, before that is an error.
+const ENSURE_ATTEMPTS: u32 = 6;
 
-/// Which networks of that name there are.
-pub(super) enum Present {
-    /// One of ours: its id.
-    Ours(String),
-    /// Only one that isn't ours: its id.
-    Foreign(String),
-    /// None.
-    Absent,
+/// Which networks of a name there are.
+pub(super) struct Present {
+    /// The ids of ours, sorted.
+    pub(super) ours: Vec<String>,
+    /// Whether there is one that isn't ours.
+    pub(super) foreign: bool,
 }
 
-/// Looks for the network. Names of networks needn't be unique on engines before 25, so they are told apart by label
-/// and then by id, and everybody takes the lowest one.
+/// Looks for the network.
 pub(super) async fn look(client: &Client, name: &str) -> Result<Present, CallError> {
     // Docker's filter takes any name that contains this one.
     let filters = HashMap::from([("name", vec![name])]);
@@ -37,11 +34,11 @@ pub(super) async fn look(client: &Client, name: &str) -> Result<Present, CallErr
         .into_iter()
         .filter(|network| network.name.as_deref() == Some(name))
         .partition(|network| is_ours(network, name));
-    let lowest = |networks: Vec<Network>| networks.into_iter().filter_map(|network| network.id).min();
-    Ok(match (lowest(ours), lowest(foreign)) {
-        (Some(id), _) => Present::Ours(id),
-        (None, Some(id)) => Present::Foreign(id),
-        (None, None) => Present::Absent,
+    let mut ours: Vec<String> = ours.into_iter().filter_map(|network| network.id).collect();
+    ours.sort_unstable();
+    Ok(Present {
+        ours,
+        foreign: !foreign.is_empty(),
     })
 }
 
@@ -53,47 +50,60 @@ fn is_ours(network: &Network, name: &str) -> bool {
 }
 
 /// The id of the network, made if it isn't there.
-pub(super) async fn ensure(client: &Client, name: &str) -> Result<String, EngineError> {
-    let mut last = None;
+///
+/// Engines before 25 let two processes make it twice, and then start no container on either: of several, one is kept.
+pub(super) async fn ensure(engine: &DockerEngine) -> Result<String, EngineError> {
+    let (client, name) = (&engine.client, &engine.settings.network);
     for _ in 0..ENSURE_ATTEMPTS {
-        match look(client, name).await? {
-            Present::Ours(id) => return Ok(id),
-            Present::Foreign(_) => {
-                return Err(EngineError::Request {
-                    verb: "creating the network",
-                    reason: format!(
-                        "there is a network {name} that isn't ours: rename or remove it, or configure another name"
-                    ),
-                });
-            }
-            Present::Absent => {}
+        let present = look(client, name).await?;
+        if present.foreign {
+            return Err(failed(foreign(name)));
         }
-        match create(client, name).await {
-            // Another process may have made one at the same time: look which one everybody takes.
-            Ok(made) => match look(client, name).await? {
-                Present::Ours(id) => {
-                    if id != made {
-                        remove(client, &made).await;
+        match present.ours.as_slice() {
+            [only] => return Ok(only.clone()),
+            [] => match create(client, name).await {
+                Ok(()) => {}
+                // Engines from 25 on answer so to the later of two.
+                Err(error) if error.status() == Some(409) => {}
+                Err(error) => {
+                    if matches!(error, CallError::Unknown(_)) {
+                        let engine = engine.clone();
+                        let tracker = engine.tracker.clone();
+                        tracker.spawn(async move { tidy(&engine, Trace::Asked).await });
                     }
-                    return Ok(id);
+                    return Err(error.into());
                 }
-                Present::Foreign(_) | Present::Absent => {}
             },
-            // Engines from 25 on answer so to the later of two.
-            Err(error) if error.status() == Some(409) => last = Some(error),
-            Err(error) => return Err(error.into()),
+            [first, others @ ..] => {
+                // Everybody keeps the same one, unless containers run on another, which Docker then doesn't remove.
+                let mut other_used = false;
+                for id in others {
+                    other_used |= !remove(client, id).await;
+                }
+                if other_used {
+                    remove(client, first).await;
+                }
+            }
         }
     }
-    Err(last.map_or_else(
-        || EngineError::Request {
-            verb: "creating the network",
-            reason: "somebody removes it as often as it is made".into(),
-        },
-        Into::into,
-    ))
+    Err(failed(format!(
+        "the network {name} is removed or doubled as often as it is made"
+    )))
 }
 
-async fn create(client: &Client, name: &str) -> Result<String, CallError> {
+fn failed(reason: String) -> EngineError {
+    EngineError::Request {
+        verb: "creating the network",
+        reason,
+    }
+}
+
+/// What to say of a network in our place.
+pub(super) fn foreign(name: &str) -> String {
+    format!("there is a network {name} that isn't ours: rename or remove it, or configure another name")
+}
+
+async fn create(client: &Client, name: &str) -> Result<(), CallError> {
     let request = NetworkCreateRequest {
         name: name.to_owned(),
         driver: Some("bridge".into()),
@@ -105,25 +115,34 @@ async fn create(client: &Client, name: &str) -> Result<String, CallError> {
         labels: Some(HashMap::from([(label::NETWORK.into(), name.to_owned())])),
         ..NetworkCreateRequest::default()
     };
-    let answer = client
+    client
         .call("creating the network", |docker| async move {
             docker.create_network(request).await
         })
         .await?;
-    Ok(answer.id)
+    Ok(())
 }
 
-/// Removes our networks of this name that no instance is on, running or not. That it can't is only worth a log line:
-/// the next removal tries again.
-pub(super) async fn remove_unused(client: &Client, name: &str) {
-    match unused(client, name).await {
-        Ok(ids) => {
-            for id in ids {
-                remove(client, &id).await;
+/// Removes our networks that no instance is on, running or not. If that fails, it is tried again for some time; and so
+/// it is if one was [`Trace::Asked`] for, until there is one to remove.
+pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
+    let (client, name) = (&engine.client, &engine.settings.network);
+    client
+        .persist(|| async {
+            match unused(client, name).await {
+                Ok(ids) => {
+                    for id in &ids {
+                        remove(client, id).await;
+                    }
+                    trace == Trace::Made || !ids.is_empty()
+                }
+                Err(error) => {
+                    tracing::debug!(error = %EngineError::from(error), "can't tell whether the network is in use");
+                    false
+                }
             }
-        }
-        Err(error) => tracing::warn!(error = %EngineError::from(error), "can't tell whether the network is in use"),
-    }
+        })
+        .await;
 }
 
 async fn unused(client: &Client, name: &str) -> Result<Vec<String>, CallError> {
@@ -163,17 +182,21 @@ fn is_on(container: &ContainerSummary, network: &Network) -> bool {
         })
 }
 
-async fn remove(client: &Client, id: &str) {
+/// `false` if it is still there.
+async fn remove(client: &Client, id: &str) -> bool {
     let removed = client
         .call("removing the network", |docker| async move {
             docker.remove_network(id).await
         })
         .await;
     match removed {
-        Ok(()) => tracing::debug!(id, "removed the network"),
-        Err(error) if matches!(error.status(), Some(404)) => {}
+        Ok(()) => true,
+        Err(error) if error.status() == Some(404) => true,
         // Somebody has just started a container on it: then it is in use.
-        Err(error) if matches!(error.status(), Some(403 | 409)) => {}
-        Err(error) => tracing::warn!(id, error = %EngineError::from(error), "can't remove the network"),
+        Err(error) if matches!(error.status(), Some(403 | 409)) => false,
+        Err(error) => {
+            tracing::warn!(id, error = %EngineError::from(error), "can't remove the network");
+            false
+        }
     }
 }

@@ -1,20 +1,14 @@
 //! Removing containers, and the network after the last of them; once begun, it is finished.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
 use tokio::sync::oneshot;
 
-use super::client::{CallError, Client};
+use super::client::{CallError, Client, FIRST_PAUSE, LONGEST_PAUSE, Trace};
 use super::{DockerEngine, container, network};
 use crate::engine::EngineError;
 use crate::instance::InstanceId;
-
-/// The pauses between looks at something that is going away or may yet appear: each twice the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(5);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How many request timeouts long a create that is in doubt is watched, and undone, with nobody waiting.
-const PATIENCE: u32 = 3;
 
 /// Removes every container that our label makes this instance; `false` if there is none.
 pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool, EngineError> {
@@ -27,7 +21,7 @@ pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool
         // Nobody may be waiting any more.
         let _ = reply.send(removed);
         if any {
-            network::remove_unused(&engine.client, &engine.settings.network).await;
+            network::tidy(&engine, Trace::Made).await;
         }
     });
     answer.await.unwrap_or_else(|_| {
@@ -89,15 +83,6 @@ async fn gone(client: &Client, name: &str) -> Result<(), CallError> {
     }))
 }
 
-/// What is known of a container that is to be undone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Trace {
-    /// Docker has said that it made it.
-    Made,
-    /// Docker was asked to make it and didn't answer: it may be there, or come yet.
-    Asked,
-}
-
 /// Undoes a create as far as one attempt can; `true` once nothing of it is left and nothing can come any more.
 pub(super) async fn undone(client: &Client, id: InstanceId, trace: Trace) -> bool {
     // By name: nobody has been told of the container, so nobody has renamed it, and the id in it is ours alone.
@@ -112,21 +97,12 @@ pub(super) async fn undone(client: &Client, id: InstanceId, trace: Trace) -> boo
 
 /// Undoes a create, trying again for some time, and removes the network if that leaves it unused.
 pub(super) async fn undo(engine: DockerEngine, id: InstanceId, trace: Trace) {
-    let start = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    loop {
-        if undone(&engine.client, id, trace).await {
-            break;
+    let client = &engine.client;
+    if !client.persist(|| undone(client, id, trace)).await {
+        match trace {
+            Trace::Made => tracing::warn!(%id, "a container that nobody wants could not be removed"),
+            Trace::Asked => tracing::debug!(%id, "a container that was asked for has not come"),
         }
-        if start.elapsed() >= engine.client.deadline() * PATIENCE {
-            match trace {
-                Trace::Made => tracing::warn!(%id, "a container that nobody wants could not be removed"),
-                Trace::Asked => tracing::debug!(%id, "a container that was asked for has not come"),
-            }
-            break;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
-    network::remove_unused(&engine.client, &engine.settings.network).await;
+    network::tidy(&engine, Trace::Made).await;
 }

@@ -1,0 +1,956 @@
+//! The Docker engine against a daemon that misbehaves: bollard's real code, faults that a real daemon won't give.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
+use dev_postgres_mcp::engine::{Engine, EngineError, Verdict};
+use dev_postgres_mcp::instance::{Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp_tests::address_beyond_loopback;
+use dev_postgres_mcp_tests::scripted_daemon::{Fault, ScriptedDaemon};
+use dev_postgres_mcp_tests::specs::spec;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
+
+const REQUEST_TIMEOUT: Duration = Duration::from_millis(300);
+const PASSWORD: &str = "hunter2 planted";
+
+const INSPECT_IMAGE: &str = "GET /images/*/json";
+const PULL: &str = "POST /images/create";
+const LIST_NETWORKS: &str = "GET /networks";
+const CREATE_NETWORK: &str = "POST /networks/create";
+const REMOVE_NETWORK: &str = "DELETE /networks/*";
+const LIST: &str = "GET /containers/json";
+const CREATE: &str = "POST /containers/create";
+const START: &str = "POST /containers/*/start";
+const REMOVE: &str = "DELETE /containers/*";
+const INSPECT: &str = "GET /containers/*/json";
+const WAIT: &str = "POST /containers/*/wait";
+const LOGS: &str = "GET /containers/*/logs";
+
+/// An engine on a daemon of its own.
+struct Scene {
+    daemon: ScriptedDaemon,
+    engine: DockerEngine,
+    tracker: TaskTracker,
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let daemon = ScriptedDaemon::start().await;
+        let tracker = TaskTracker::new();
+        let settings = DockerSettings {
+            host: Some(daemon.host()),
+            request_timeout: REQUEST_TIMEOUT,
+            pull_timeout: Duration::from_secs(2),
+            ..DockerSettings::default()
+        };
+        Self {
+            engine: DockerEngine::new(settings, tracker.clone()),
+            daemon,
+            tracker,
+        }
+    }
+
+    async fn create(&self) -> Result<InstanceId, EngineError> {
+        let id = InstanceId::random();
+        self.engine
+            .create(id, &wanted(), port(), &ProgressSink::none())
+            .await
+            .map(|_| id)
+    }
+
+    /// Waits for the background work and looks at what the daemon still has.
+    async fn assert_nothing_left(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+        let state = self.daemon.state();
+        assert!(state.containers.is_empty(), "left over: {:?}", state.containers);
+        assert!(state.networks.is_empty(), "left over: {:?}", state.networks);
+    }
+
+    fn asked(&self, route: &str) -> usize {
+        self.daemon
+            .state()
+            .routes()
+            .iter()
+            .filter(|asked| *asked == route)
+            .count()
+    }
+}
+
+fn wanted() -> InstanceSpec {
+    spec("app", "me", PASSWORD)
+}
+
+fn port() -> Port {
+    Port::try_from(15999).expect("a port")
+}
+
+fn image(version: &str) -> Image {
+    Image::new("postgres", version).expect("an image")
+}
+
+/// The labels of an instance, as another process would have written them.
+fn labels(id: InstanceId, created_at: &str) -> Value {
+    json!({
+        "dev-postgres-mcp.id": id.to_string(),
+        "dev-postgres-mcp.version": "17",
+        "dev-postgres-mcp.database": "app",
+        "dev-postgres-mcp.username": "me",
+        "dev-postgres-mcp.port": "15432",
+        "dev-postgres-mcp.created-at": created_at,
+    })
+}
+
+#[tokio::test]
+async fn a_create_makes_six_requests_and_the_password_is_in_the_environment_only() {
+    let scene = Scene::new().await;
+    scene.daemon.state().add_network("dev-postgres-mcp-2", json!({}));
+    let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
+    scene.daemon.state().add_network("dev-postgres-mcp", ours);
+    let id = scene.create().await.expect("an instance");
+    let state = scene.daemon.state();
+    let mut routes = state.routes();
+    // The first two are made at the same time.
+    routes[..2].sort_unstable();
+    assert_eq!(routes, [INSPECT_IMAGE, LIST_NETWORKS, CREATE, START]);
+    let create = &state.requests[2];
+    assert_eq!(create.query["name"], format!("mcp-postgres-{id}"));
+    let text = create.body.to_string();
+    assert_eq!(text.matches(PASSWORD).count(), 1, "{text}");
+    let env = create.body["Env"].as_array().expect("an environment");
+    assert!(env.contains(&json!(format!("DEV_POSTGRES_MCP_PASSWORD={PASSWORD}"))));
+    assert!(env.iter().any(|entry| {
+        entry
+            .as_str()
+            .is_some_and(|entry| entry.starts_with("POSTGRES_PASSWORD=SCRAM-SHA-256$"))
+    }));
+    let host = &create.body["HostConfig"];
+    assert_eq!(
+        host["PortBindings"]["5432/tcp"],
+        json!([{ "HostIp": "127.0.0.1", "HostPort": "15999" }])
+    );
+    assert_eq!(host["Memory"], 512 << 20);
+    assert_eq!(host["MemorySwap"], 512 << 20);
+    assert_eq!(host["NanoCpus"], 1_000_000_000);
+    assert_eq!(host["CapDrop"], json!(["ALL"]));
+    assert_eq!(host["Mounts"][0]["Target"], "/var/lib/postgresql/data");
+    assert_eq!(host["Mounts"][0]["Type"], "tmpfs");
+}
+
+#[tokio::test]
+async fn a_request_that_fails_hangs_is_cut_or_answers_nonsense_fails_the_create_and_leaves_nothing() {
+    let mut scenes = JoinSet::new();
+    for route in [INSPECT_IMAGE, LIST_NETWORKS, CREATE_NETWORK, CREATE, START] {
+        for fault in [
+            Fault::Status(500, "out of cheese"),
+            Fault::Hang,
+            Fault::DoneThenHang,
+            Fault::DoneThenCut,
+            Fault::Slow(REQUEST_TIMEOUT * 2),
+            Fault::Body("[{"),
+            Fault::CutChunks(vec!["{\"Id\":"], Duration::from_millis(10)),
+        ] {
+            // Any 2xx will do for a start, which has no body.
+            if route == START && matches!(fault, Fault::Body(_) | Fault::CutChunks(..)) {
+                continue;
+            }
+            scenes.spawn(async move {
+                let scene = Scene::new().await;
+                let what = format!("{route} {fault:?}");
+                scene.daemon.once(route, fault);
+                let start = Instant::now();
+                let error = scene.create().await.expect_err(&what);
+                assert!(
+                    start.elapsed() < REQUEST_TIMEOUT * 5,
+                    "{what} took {:?}: {error}",
+                    start.elapsed()
+                );
+                assert!(
+                    matches!(error, EngineError::Request { .. } | EngineError::TimedOut { .. }),
+                    "{what}: {error}"
+                );
+                scene.assert_nothing_left().await;
+            });
+        }
+    }
+    scenes.join_all().await;
+}
+
+#[tokio::test]
+async fn a_container_that_comes_after_the_client_gave_up_is_removed() {
+    let scene = Scene::new().await;
+    scene.daemon.once(CREATE, Fault::Slow(REQUEST_TIMEOUT * 2));
+    let error = scene.create().await.expect_err("no answer in time");
+    assert_eq!(
+        error.to_string(),
+        "creating the container was not answered within 0.3 s"
+    );
+    assert!(scene.daemon.state().containers.is_empty(), "it has not come yet");
+    scene.assert_nothing_left().await;
+    let state = scene.daemon.state();
+    let created = state
+        .requests
+        .iter()
+        .filter(|request| request.route() == CREATE)
+        .count();
+    assert_eq!(created, 1);
+}
+
+#[tokio::test]
+async fn a_removal_that_fails_at_first_is_tried_again_in_the_background() {
+    let scene = Scene::new().await;
+    scene.daemon.once(START, Fault::Status(500, "no"));
+    scene.daemon.once(REMOVE, Fault::Status(500, "device busy"));
+    scene.daemon.once(REMOVE, Fault::Hang);
+    assert!(scene.create().await.is_err());
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_taken_port_is_told_from_other_failures_in_every_engines_words() {
+    for message in [
+        "driver failed programming external connectivity on endpoint x: Bind for 127.0.0.1:15999 failed: port is \
+         already allocated",
+        "driver failed programming external connectivity on endpoint x: Error starting userland proxy: listen tcp4 \
+         127.0.0.1:15999: bind: address already in use",
+        "failed to bind host port for 127.0.0.1:15999:172.18.0.2:5432/tcp: address already in use",
+        "Ports are not available: exposing port TCP 127.0.0.1:15999 -> 127.0.0.1:0: listen tcp 127.0.0.1:15999: bind: \
+         An attempt was made to access a socket in a way forbidden by its access permissions.",
+        "listen tcp 127.0.0.1:15999: bind: Only one usage of each socket address (protocol/network address/port) is \
+         normally permitted.",
+        "rootlessport listen tcp 127.0.0.1:15999: bind: address already in use",
+    ] {
+        let scene = Scene::new().await;
+        scene.daemon.once(START, Fault::Status(500, message));
+        let error = scene.create().await.expect_err("a taken port");
+        assert!(
+            matches!(error, EngineError::PortTaken(taken) if taken == port()),
+            "{message}: {error}"
+        );
+        assert!(
+            scene.daemon.state().containers.is_empty(),
+            "the container is still there"
+        );
+        scene.assert_nothing_left().await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_that_fails_otherwise_says_what_docker_said() {
+    let scene = Scene::new().await;
+    scene
+        .daemon
+        .once(START, Fault::Status(500, "OCI runtime create failed"));
+    let error = scene.create().await.expect_err("a failure");
+    assert_eq!(
+        error.to_string(),
+        "starting the container failed: OCI runtime create failed"
+    );
+}
+
+#[tokio::test]
+async fn a_network_that_another_process_removes_is_made_again() {
+    let scene = Scene::new().await;
+    scene
+        .daemon
+        .once(START, Fault::Status(404, "network dev-postgres-mcp not found"));
+    scene
+        .daemon
+        .once(START, Fault::Status(404, "network dev-postgres-mcp not found"));
+    let id = scene.create().await.expect("an instance");
+    assert_eq!(scene.asked(CREATE), 3);
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_network_that_vanishes_every_time_is_an_error_in_the_end() {
+    let scene = Scene::new().await;
+    scene
+        .daemon
+        .always(START, Fault::Status(404, "network dev-postgres-mcp not found"));
+    let error = scene.create().await.expect_err("no network");
+    assert_eq!(
+        error.to_string(),
+        "starting the container failed: network dev-postgres-mcp not found"
+    );
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn of_networks_made_twice_one_is_kept() {
+    let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
+    let scene = Scene::new().await;
+    scene.daemon.state().add_network("dev-postgres-mcp", ours.clone());
+    scene.daemon.state().add_network("dev-postgres-mcp", ours.clone());
+    scene.create().await.expect("an instance");
+    assert_eq!(scene.daemon.state().networks.len(), 1);
+
+    // The second comes while an instance is on the first.
+    let scene = Scene::new().await;
+    scene.daemon.state().add_network("dev-postgres-mcp", ours.clone());
+    let used = scene.daemon.state().add_network("dev-postgres-mcp", ours);
+    let on_it = json!({ "Labels": {}, "HostConfig": { "NetworkMode": used } });
+    scene.daemon.state().add_container("other", on_it, "running");
+    scene.create().await.expect("an instance");
+    let state = scene.daemon.state();
+    assert_eq!(state.networks.keys().collect::<Vec<_>>(), [&used]);
+}
+
+#[tokio::test]
+async fn two_processes_that_make_the_network_at_once_both_get_their_instance() {
+    for unique in [true, false] {
+        let scene = Scene::new().await;
+        scene.daemon.state().unique_networks = unique;
+        for _ in 0..2 {
+            scene.daemon.once(LIST_NETWORKS, Fault::Slow(Duration::ZERO));
+            scene
+                .daemon
+                .once(CREATE_NETWORK, Fault::Slow(Duration::from_millis(50)));
+        }
+        let (one, other) = tokio::join!(scene.create(), scene.create());
+        let (one, other) = (one.expect("an instance"), other.expect("an instance"));
+        assert_eq!(scene.daemon.state().networks.len(), 1);
+        let (one, other) = tokio::join!(scene.engine.remove(one), scene.engine.remove(other));
+        assert!(one.expect("removed") && other.expect("removed"));
+        scene.assert_nothing_left().await;
+    }
+}
+
+#[tokio::test]
+async fn a_network_of_somebody_else_is_an_error_and_stays() {
+    let scene = Scene::new().await;
+    scene.daemon.state().add_network("dev-postgres-mcp", json!({}));
+    let error = scene.create().await.expect_err("a foreign network");
+    assert!(
+        error.to_string().contains("a network dev-postgres-mcp that isn't ours"),
+        "{error}"
+    );
+    scene.tracker.close();
+    scene.tracker.wait().await;
+    assert_eq!(scene.daemon.state().networks.len(), 1);
+    assert_eq!(scene.asked(REMOVE_NETWORK), 0);
+    assert_eq!(scene.asked(CREATE), 0);
+}
+
+#[tokio::test]
+async fn an_image_that_vanished_is_no_such_image() {
+    let scene = Scene::new().await;
+    scene
+        .daemon
+        .once(CREATE, Fault::Status(404, "No such image: postgres:17"));
+    let error = scene.create().await.expect_err("no image");
+    assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
+    scene.daemon.state().images.clear();
+    let error = scene.create().await.expect_err("no image");
+    assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_create_that_is_dropped_during_any_request_leaves_nothing() {
+    let mut scenes = JoinSet::new();
+    for route in [INSPECT_IMAGE, LIST_NETWORKS, CREATE_NETWORK, CREATE, START] {
+        for wait_ms in [20, 60, 100] {
+            scenes.spawn(async move {
+                let scene = Scene::new().await;
+                scene.daemon.once(route, Fault::Slow(Duration::from_millis(60)));
+                let dropped = tokio::time::timeout(Duration::from_millis(wait_ms), scene.create()).await;
+                // One that was quick enough is dropped as well.
+                if let Ok(Ok(id)) = dropped {
+                    assert!(scene.engine.remove(id).await.expect("removed"));
+                }
+                scene.assert_nothing_left().await;
+            });
+        }
+    }
+    scenes.join_all().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_is_made_but_not_taken_is_removed() {
+    let scene = Scene::new().await;
+    let mut create = Box::pin(scene.create());
+    // Polled once, and never again.
+    assert!(tokio::time::timeout(Duration::ZERO, &mut create).await.is_err());
+    while scene.tracker.len() > 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(scene.daemon.state().containers.len(), 1);
+    drop(create);
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_listing_is_one_request_sorted_by_age_and_skips_what_makes_no_sense() {
+    let scene = Scene::new().await;
+    let (old, new) = (InstanceId::random(), InstanceId::random());
+    {
+        let mut state = scene.daemon.state();
+        let body = |labels: Value| json!({ "Labels": labels, "HostConfig": {} });
+        state.add_container("renamed", body(labels(new, "2026-11-22T10:00:01Z")), "paused");
+        state.add_container("x", body(labels(old, "2026-11-22T10:00:00Z")), "exited");
+        state.add_container("foreign", body(json!({ "com.example": "1" })), "running");
+        for (key, value) in [
+            ("id", "not-an-id"),
+            ("port", "0"),
+            ("port", "99999"),
+            ("port", "http"),
+            ("database", ""),
+            ("username", "pg_x"),
+            ("created-at", "yesterday"),
+        ] {
+            let mut broken = labels(InstanceId::random(), "2026-11-22T10:00:00Z");
+            broken[format!("dev-postgres-mcp.{key}")] = json!(value);
+            state.add_container("broken", body(broken), "running");
+        }
+        state.add_container(
+            "bare",
+            body(json!({ "dev-postgres-mcp.id": InstanceId::random().to_string() })),
+            "running",
+        );
+    }
+    let instances = scene.engine.list().await.expect("a list");
+    let seen: Vec<_> = instances
+        .iter()
+        .map(|instance| (instance.id, instance.status))
+        .collect();
+    assert_eq!(seen, [(old, Status::Stopped), (new, Status::Paused)]);
+    assert_eq!(scene.daemon.state().routes(), [LIST]);
+}
+
+#[tokio::test]
+async fn a_listing_that_fails_says_why_within_its_deadline() {
+    for (fault, expected) in [
+        (Fault::Status(500, "no"), "listing instances failed: no"),
+        (Fault::Status(503, ""), "listing instances failed: HTTP status 503"),
+        (Fault::Hang, "listing instances was not answered within 0.3 s"),
+        (
+            Fault::Body("<html>"),
+            "listing instances failed: Docker's answer makes no sense",
+        ),
+        (
+            Fault::Body("{}"),
+            "listing instances failed: Docker's answer makes no sense",
+        ),
+        (
+            Fault::CutChunks(vec!["["], Duration::ZERO),
+            "listing instances failed: ",
+        ),
+    ] {
+        let scene = Scene::new().await;
+        let what = format!("{fault:?}");
+        scene.daemon.once(LIST, fault);
+        let start = Instant::now();
+        let error = scene.engine.list().await.expect_err(&what).to_string();
+        assert!(error.starts_with(expected), "{what}: {error}");
+        assert!(start.elapsed() < REQUEST_TIMEOUT * 2, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_get_takes_the_container_with_the_right_name_if_labels_were_copied() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    let copied = scene
+        .daemon
+        .state()
+        .containers
+        .values()
+        .next()
+        .expect("its container")
+        .body
+        .clone();
+    {
+        let mut state = scene.daemon.state();
+        let mut forged = copied;
+        forged["Env"] = json!(["DEV_POSTGRES_MCP_PASSWORD=forged"]);
+        state.add_container("copy", forged, "running");
+    }
+    let found = scene.engine.get(id).await.expect("an answer").expect("the instance");
+    assert_eq!(found.password.expose(), PASSWORD);
+    assert_eq!(found.instance.port, port());
+    assert!(
+        scene
+            .engine
+            .get(InstanceId::random())
+            .await
+            .expect("an answer")
+            .is_none()
+    );
+}
+
+#[tokio::test]
+async fn a_get_of_a_container_without_its_password_says_that_somebody_changed_it() {
+    let scene = Scene::new().await;
+    let id = InstanceId::random();
+    let body = json!({ "Labels": labels(id, "2026-11-22T10:00:00Z"), "Env": ["PGDATA=/x"] });
+    scene.daemon.state().add_container("x", body, "running");
+    let error = scene.engine.get(id).await.expect_err("no password").to_string();
+    assert!(error.contains("somebody changed its container"), "{error}");
+}
+
+#[tokio::test]
+async fn a_removal_waits_for_one_that_is_in_progress_already() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(
+        REMOVE,
+        Fault::Status(409, "removal of container x is already in progress"),
+    );
+    let removal = scene.engine.remove(id);
+    let other = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        scene.daemon.state().containers.clear();
+        Instant::now()
+    };
+    let (removed, gone_at) = tokio::join!(async { (removal.await, Instant::now()) }, other);
+    assert!(removed.0.expect("removed"));
+    assert!(removed.1 >= gone_at, "it said so before it was true");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_removal_that_never_ends_is_given_up_at_the_deadline() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    scene
+        .daemon
+        .once(REMOVE, Fault::Status(409, "removal already in progress"));
+    let error = scene.engine.remove(id).await.expect_err("never ends");
+    assert!(matches!(error, EngineError::TimedOut { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_removal_of_what_is_gone_is_no_error_and_of_what_never_was_is_false() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(REMOVE, Fault::Status(404, "No such container"));
+    assert!(scene.engine.remove(id).await.expect("it was listed a moment ago"));
+    assert!(!scene.engine.remove(InstanceId::random()).await.expect("an answer"));
+}
+
+#[tokio::test]
+async fn a_removal_that_is_dropped_is_finished() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(REMOVE, Fault::Slow(Duration::from_millis(100)));
+    let dropped = tokio::time::timeout(Duration::from_millis(30), scene.engine.remove(id)).await;
+    assert!(dropped.is_err());
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_removal_touches_only_containers_with_the_label_of_that_id() {
+    let scene = Scene::new().await;
+    let id = InstanceId::random();
+    {
+        let mut state = scene.daemon.state();
+        state.add_container(&format!("mcp-postgres-{id}"), json!({ "Labels": {} }), "running");
+        let other = labels(InstanceId::random(), "2026-11-22T10:00:00Z");
+        state.add_container("other", json!({ "Labels": other }), "running");
+    }
+    assert!(!scene.engine.remove(id).await.expect("an answer"));
+    assert_eq!(scene.asked(REMOVE), 0);
+}
+
+#[tokio::test]
+async fn the_network_stays_while_any_instance_is_on_it_even_a_stopped_one() {
+    let scene = Scene::new().await;
+    let one = scene.create().await.expect("an instance");
+    let other = scene.create().await.expect("an instance");
+    for container in scene.daemon.state().containers.values_mut() {
+        container.state = "exited";
+    }
+    scene.engine.remove(one).await.expect("removed");
+    scene.tracker.close();
+    scene.tracker.wait().await;
+    assert_eq!(scene.daemon.state().networks.len(), 1);
+    scene.tracker.reopen();
+    scene.engine.remove(other).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn the_end_of_an_instance_is_told_with_its_cause_and_its_last_lines() {
+    for (exit_code, oom_killed, how) in [
+        (0, false, "exited with code 0"),
+        (1, false, "exited with code 1"),
+        (137, true, "was killed for want of memory"),
+    ] {
+        let scene = Scene::new().await;
+        let id = scene.create().await.expect("an instance");
+        let end = async {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            for container in scene.daemon.state().containers.values_mut() {
+                container.state = "exited";
+                container.exit_code = exit_code;
+                container.oom_killed = oom_killed;
+                container.log = (0..30).map(|n| format!("line {n}\n")).collect();
+            }
+        };
+        let (ended, ()) = tokio::join!(scene.engine.ended(id), end);
+        let ended = ended.expect("an end");
+        assert_eq!(ended.how, how);
+        assert_eq!(ended.last_lines.len(), 20);
+        assert_eq!(ended.last_lines[19], "line 29");
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_is_removed_has_ended() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    let remove = async {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        scene.engine.remove(id).await.expect("removed");
+    };
+    let (ended, ()) = tokio::join!(scene.engine.ended(id), remove);
+    assert_eq!(ended.expect("an end").how, "was removed");
+    assert_eq!(scene.engine.ended(id).await.expect("an end").how, "was removed");
+}
+
+#[tokio::test]
+async fn an_end_whose_log_cannot_be_read_is_told_all_the_same() {
+    for fault in [
+        Fault::Status(500, "no"),
+        Fault::Hang,
+        Fault::CutChunks(vec!["x"], Duration::ZERO),
+    ] {
+        let scene = Scene::new().await;
+        let id = scene.create().await.expect("an instance");
+        for container in scene.daemon.state().containers.values_mut() {
+            container.state = "exited";
+        }
+        scene.daemon.once(LOGS, fault);
+        let ended = scene.engine.ended(id).await.expect("an end");
+        assert_eq!(ended.how, "exited with code 0");
+        assert!(ended.last_lines.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_wait_that_is_cut_is_an_error_and_no_end() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    for fault in [
+        Fault::DoneThenCut,
+        Fault::Status(500, "no"),
+        Fault::Body(""),
+        Fault::CutChunks(vec![], Duration::ZERO),
+    ] {
+        for container in scene.daemon.state().containers.values_mut() {
+            container.state = "exited";
+        }
+        let what = format!("{fault:?}");
+        scene.daemon.once(WAIT, fault);
+        scene.engine.ended(id).await.expect_err(&what);
+    }
+    assert_eq!(scene.asked(INSPECT), 0);
+}
+
+/// Everything that a sink was told.
+fn recording() -> (ProgressSink, Arc<Mutex<Vec<Progress>>>) {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let sink = {
+        let told = Arc::clone(&told);
+        ProgressSink::new(move |step| told.lock().expect("no panic").push(step))
+    };
+    (sink, told)
+}
+
+#[tokio::test]
+async fn an_image_that_is_here_is_not_pulled() {
+    let scene = Scene::new().await;
+    scene
+        .engine
+        .prepare(&image("17"), &ProgressSink::none())
+        .await
+        .expect("it is here");
+    assert_eq!(scene.daemon.state().routes(), [INSPECT_IMAGE]);
+}
+
+#[tokio::test]
+async fn a_pull_reports_the_bytes_of_all_layers_and_never_fewer_than_before() {
+    let scene = Scene::new().await;
+    scene.daemon.state().registry.push("postgres:16".into());
+    // What the model would say is replaced by this; the image comes meanwhile.
+    scene.daemon.once(
+        PULL,
+        Fault::Chunks(
+            vec![
+                "{\"status\":\"Pulling from library/postgres\",\"id\":\"16\"}\r\n",
+                "{\"status\":\"Downloading\",\"progressDetail\":{\"current\":10,\"total\":100},\"id\":\"a\"}\r\n",
+                "{\"status\":\"Downloading\",\"progressDetail\":{\"current\":5,\"total\":50},\"id\":\"b\"}\r\n",
+                "{\"status\":\"Downloading\",\"progressDetail\":{\"current\":1,\"total\":100},\"id\":\"a\"}\r\n",
+                "{\"status\":\"Download complete\",\"progressDetail\":{},\"id\":\"a\"}\r\n",
+                "{\"status\":\"Extracting\",\"progressDetail\":{\"current\":1,\"total\":400},\"id\":\"a\"}\r\n",
+                "{\"status\":\"Pull complete\",\"progressDetail\":{},\"id\":\"b\"}\r\n",
+            ],
+            Duration::from_millis(110),
+        ),
+    );
+    let (sink, told) = recording();
+    let wanted = image("16");
+    let arrival = async {
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        scene.daemon.state().images.push("postgres:16".into());
+    };
+    let (pulled, ()) = tokio::join!(scene.engine.prepare(&wanted, &sink), arrival);
+    pulled.expect("pulled");
+    let told: Vec<(u64, u64)> = told
+        .lock()
+        .expect("no panic")
+        .iter()
+        .map(|step| match step {
+            Progress::Pulling {
+                done_bytes,
+                total_bytes,
+                ..
+            } => (*done_bytes, *total_bytes),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told.first(), Some(&(0, 0)));
+    assert_eq!(told.last(), Some(&(150, 150)));
+    assert!(told.is_sorted(), "{told:?}");
+    assert!(told.contains(&(15, 150)), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_pull_that_fails_says_whether_the_image_exists() {
+    const NOT_FOUND: [&str; 3] = [
+        "manifest for postgres:16 not found: manifest unknown: manifest unknown",
+        "failed to resolve reference \"docker.io/library/postgres:16\": docker.io/library/postgres:16: not found",
+        "repository 127.0.0.1:5000/postgres not found: name unknown: repository name not known to registry",
+    ];
+    const NOT_HAD: [&str; 4] = [
+        "pull access denied for acme, repository does not exist or may require 'docker login': denied: requested \
+         access to the resource is denied",
+        "Get \"https://registry-1.docker.io/v2/\": dial tcp: lookup registry-1.docker.io: no such host",
+        "toomanyrequests: You have reached your pull rate limit",
+        "write /var/lib/docker/tmp/x: no space left on device",
+    ];
+    for (messages, exists) in [(&NOT_FOUND[..], false), (&NOT_HAD[..], true)] {
+        for &message in messages {
+            let in_stream: &'static str = Box::leak(
+                format!(
+                    "{}\r\n",
+                    json!({ "errorDetail": { "message": message }, "error": message })
+                )
+                .into(),
+            );
+            for fault in [
+                Fault::Status(404, message),
+                Fault::Status(500, message),
+                Fault::Body(in_stream),
+            ] {
+                let scene = Scene::new().await;
+                scene.daemon.once(PULL, fault);
+                let error = scene
+                    .engine
+                    .prepare(&image("16"), &ProgressSink::none())
+                    .await
+                    .expect_err(message);
+                match error {
+                    EngineError::NoSuchImage { reason, .. } => assert!(!exists && reason == message, "{reason}"),
+                    EngineError::Pull { reason, .. } => assert!(exists && reason == message, "{reason}"),
+                    error => panic!("{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pull_that_ends_without_the_image_is_an_error() {
+    for fault in [
+        Fault::Body("{\"error\":\"a word that bollard does not know\"}\r\n"),
+        Fault::Body(""),
+        Fault::CutChunks(vec!["{\"status\":\"Downloading\"}\r\n"], Duration::ZERO),
+        Fault::Body("nonsense\r\n"),
+    ] {
+        let scene = Scene::new().await;
+        let what = format!("{fault:?}");
+        scene.daemon.once(PULL, fault);
+        let error = scene
+            .engine
+            .prepare(&image("16"), &ProgressSink::none())
+            .await
+            .expect_err(&what);
+        assert!(
+            matches!(error, EngineError::Pull { .. } | EngineError::Request { .. }),
+            "{what}: {error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_pull_has_a_deadline() {
+    let scene = Scene::new().await;
+    scene.daemon.once(PULL, Fault::Hang);
+    let start = Instant::now();
+    let error = scene
+        .engine
+        .prepare(&image("16"), &ProgressSink::none())
+        .await
+        .expect_err("no answer");
+    assert_eq!(error.to_string(), "pulling the image was not answered within 2 s");
+    assert!(
+        start.elapsed() >= Duration::from_secs(2),
+        "it gave up at another deadline"
+    );
+}
+
+#[tokio::test]
+async fn docker_may_come_up_and_go_down_and_come_up_again() {
+    let mut scene = Scene::new().await;
+    scene.daemon.stop().await;
+    for _ in 0..2 {
+        let error = scene.engine.list().await.expect_err("nothing listens");
+        let EngineError::Unreachable {
+            endpoint,
+            reason,
+            advice,
+        } = error
+        else {
+            panic!("{error}");
+        };
+        assert!(endpoint.contains("(from the configuration)"), "{endpoint}");
+        assert_eq!(reason, "nothing answers there");
+        assert!(!advice.is_empty());
+        scene.daemon.restart().await;
+        scene.engine.list().await.expect("it listens");
+        scene.daemon.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_goes_away_in_the_middle_of_a_create_loses_nothing_once_it_is_back() {
+    let mut scene = Scene::new().await;
+    scene.daemon.once(START, Fault::DoneThenHang);
+    {
+        let create = scene.create();
+        let mut create = std::pin::pin!(create);
+        while scene.asked(START) == 0 {
+            assert!(
+                tokio::time::timeout(Duration::from_millis(1), &mut create)
+                    .await
+                    .is_err()
+            );
+        }
+    }
+    scene.daemon.stop().await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    scene.daemon.restart().await;
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn doctor_names_what_is_wrong_with_docker() {
+    let scene = Scene::new().await;
+    let lines = scene.engine.diagnose(&image("17")).await;
+    let verdicts: Vec<_> = lines.iter().map(|line| (line.subject, line.verdict)).collect();
+    assert_eq!(
+        verdicts,
+        [
+            ("Docker", Verdict::Good),
+            ("image", Verdict::Good),
+            ("network", Verdict::Good),
+            ("limits", Verdict::Good),
+        ]
+    );
+    assert!(
+        lines[0].detail.contains("version 20.10.24, API 1.41"),
+        "{}",
+        lines[0].detail
+    );
+
+    scene.daemon.state().add_network("dev-postgres-mcp", json!({}));
+    scene.daemon.once(
+        "GET /version",
+        Fault::Body(r#"{"Version":"19.03.1","ApiVersion":"1.40","Os":"linux"}"#),
+    );
+    scene
+        .daemon
+        .once("GET /info", Fault::Body(r#"{"MemoryLimit":false,"PidsLimit":true}"#));
+    scene.daemon.once(INSPECT_IMAGE, Fault::Status(500, "no"));
+    let lines = scene.engine.diagnose(&image("17")).await;
+    let verdicts: Vec<_> = lines.iter().map(|line| (line.subject, line.verdict)).collect();
+    assert_eq!(
+        verdicts,
+        [
+            ("Docker", Verdict::Bad),
+            ("image", Verdict::Bad),
+            ("network", Verdict::Bad),
+            ("limits", Verdict::Warning),
+        ]
+    );
+    assert!(lines.iter().all(|line| !line.advice.is_empty()), "{lines:?}");
+
+    scene.daemon.once("GET /version", Fault::Hang);
+    let lines = scene.engine.diagnose(&image("17")).await;
+    assert_eq!(lines.len(), 1);
+    assert_eq!(lines[0].verdict, Verdict::Bad);
+}
+
+#[tokio::test]
+async fn an_instance_on_a_remote_daemon_is_published_where_the_daemon_is_reached() {
+    let Some(remote) = address_beyond_loopback() else {
+        eprintln!("skipped: this machine has no address but loopback");
+        return;
+    };
+    let elsewhere = IpAddr::from([10, 1, 2, 3]);
+    for (publish_address, published) in [(None, remote), (Some(elsewhere), elsewhere)] {
+        let daemon = ScriptedDaemon::start_on(remote).await;
+        let settings = DockerSettings {
+            host: Some(daemon.host()),
+            publish_address,
+            ..DockerSettings::default()
+        };
+        let engine = DockerEngine::new(settings, TaskTracker::new());
+        let found = engine
+            .create(InstanceId::random(), &wanted(), port(), &ProgressSink::none())
+            .await
+            .expect("an instance");
+        assert_eq!(found.instance.host, remote.to_string());
+        let listed = engine.list().await.expect("a list");
+        assert_eq!(listed[0].host, remote.to_string());
+        let state = daemon.state();
+        let container = state.containers.values().next().expect("its container");
+        assert_eq!(
+            container.body["HostConfig"]["PortBindings"]["5432/tcp"][0]["HostIp"],
+            published.to_string()
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_the_remote_daemon_lacks_is_explained() {
+    let scene = Scene::new().await;
+    scene.daemon.once(
+        START,
+        Fault::Status(500, "listen tcp4 10.0.0.7:15999: bind: cannot assign requested address"),
+    );
+    let error = scene.create().await.expect_err("no such address").to_string();
+    assert!(error.contains("configure the publish address"), "{error}");
+}
+
+#[tokio::test]
+async fn requests_leave_the_choice_of_the_api_version_to_the_daemon() {
+    let scene = Scene::new().await;
+    scene.create().await.expect("an instance");
+    scene.engine.list().await.expect("a list");
+    assert!(
+        scene
+            .daemon
+            .state()
+            .requests
+            .iter()
+            .all(|request| request.version.is_none())
+    );
+}
