@@ -4,6 +4,7 @@ pub mod binary;
 pub mod database;
 pub mod docker_cli;
 pub mod guests;
+pub mod readme;
 pub mod scripted_daemon;
 pub mod session;
 pub mod specs;
