@@ -7,4 +7,5 @@ mod docker_faults;
 mod map;
 mod mcp_stdio;
 mod readme;
+mod real_clients;
 mod sandbox;
