@@ -1,6 +1,8 @@
 //! What the host asks of whatever runs PostgreSQL, and what can go wrong there.
 
 pub mod docker;
+#[cfg(test)]
+pub(crate) mod fake;
 
 use std::fmt;
 use std::time::Duration;

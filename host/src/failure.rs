@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde_json::{Value, json};
+
 use crate::policy::FieldError;
 
 /// A stable, machine-readable word for what went wrong.
@@ -74,6 +76,20 @@ impl fmt::Display for Failure {
 }
 
 impl Failure {
+    /// What programs read, over MCP and from the command line alike.
+    #[must_use]
+    pub fn to_json(&self) -> Value {
+        let mut error = json!({ "code": self.code.as_str(), "message": self.message, "advice": self.advice });
+        if !self.fields.is_empty() {
+            error["fields"] = self
+                .fields
+                .iter()
+                .map(|FieldError { field, message }| json!({ "field": field, "message": message }))
+                .collect();
+        }
+        json!({ "error": error })
+    }
+
     /// A failure without field errors.
     pub fn new(code: FailureCode, message: impl Into<String>, advice: impl Into<String>) -> Self {
         Self {

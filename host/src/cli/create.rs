@@ -1,0 +1,69 @@
+//! `postgres create`.
+
+use std::time::SystemTime;
+
+use clap::Args;
+
+use super::caller;
+use super::exit::ExitCode;
+use super::ui::Ui;
+use super::view::{InstanceView, connection_block};
+use crate::failure::Failure;
+use crate::instance::CreateRequest;
+use crate::manager::InstanceManager;
+
+/// Create a PostgreSQL instance and print how to connect
+///
+/// Returns once the instance answers queries. It lives until it is dropped, and its data goes with it. An interrupted
+/// create leaves nothing behind. The policy chooses what is left open.
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// PostgreSQL's version, the image's tag: 17, 16.4 [default: the setting instance.version]
+    #[arg(long)]
+    version: Option<String>,
+
+    /// The name of the database
+    #[arg(long)]
+    database: Option<String>,
+
+    /// The name of the superuser
+    #[arg(long)]
+    username: Option<String>,
+
+    /// Read the superuser's password from standard input instead of generating one
+    ///
+    /// All of it is the password, but for a line ending at its end. There is no option that takes the password
+    /// itself: every user of the machine could read it.
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+impl Create {
+    pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
+        let password = if self.password_stdin {
+            Some(ui.read_password().await?)
+        } else {
+            None
+        };
+        let request = CreateRequest {
+            version: self.version,
+            database: self.database,
+            username: self.username,
+            password,
+        };
+        let progress = ui.progress();
+        let created = manager.create(&request, &caller(), &progress.sink()).await;
+        drop(progress);
+        let new = created.map_err(|error| Failure::from(&error))?;
+        let connection = new.connection();
+        let block = || connection_block(connection, SystemTime::now());
+        ui.result(&InstanceView::from(connection), block)
+            .map_err(|failure| Failure {
+                advice: "The new instance is dropped again: nobody would know its password.".into(),
+                ..failure
+            })?;
+        // Not before: an instance that nobody has been told of would live on unknown.
+        new.keep();
+        Ok(ExitCode::Ok)
+    }
+}

@@ -1,0 +1,224 @@
+//! `doctor`.
+
+use std::net::{Ipv4Addr, TcpListener};
+
+use clap::Args;
+use rand::Rng;
+use serde::Serialize;
+
+use super::exit::ExitCode;
+use super::ui::Ui;
+use crate::app::App;
+use crate::config::{Bundle, Code, Config, ConfigError};
+use crate::engine::{Diagnosis, Verdict};
+use crate::failure::Failure;
+use crate::ports::PortAllocator;
+
+/// How many ports of the range are tried: enough to tell a crowded range from a free one, in a few milliseconds.
+const PORTS_TRIED_MAX: usize = 100;
+
+/// Check what this program needs, and say what to do about what is missing
+///
+/// The exit code is 0 if everything works, warnings included.
+#[derive(Debug, Args)]
+pub(super) struct Doctor {}
+
+#[derive(Serialize)]
+struct Examination<'a> {
+    well: bool,
+    checks: Vec<Check<'a>>,
+}
+
+#[derive(Serialize)]
+struct Check<'a> {
+    subject: &'a str,
+    verdict: &'static str,
+    detail: &'a str,
+    advice: &'a str,
+}
+
+impl<'a> From<&'a Diagnosis> for Check<'a> {
+    fn from(
+        Diagnosis {
+            subject,
+            verdict,
+            detail,
+            advice,
+        }: &'a Diagnosis,
+    ) -> Self {
+        let verdict = match verdict {
+            Verdict::Good => "good",
+            Verdict::Warning => "warning",
+            Verdict::Bad => "bad",
+        };
+        Self {
+            subject,
+            verdict,
+            detail,
+            advice,
+        }
+    }
+}
+
+impl Doctor {
+    pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
+        let config = app.config();
+        let mut diagnoses = vec![
+            configuration(config),
+            policy(app).await,
+            bundles(app).await,
+            ports(config, &mut rand::rng()),
+        ];
+        // The engine itself, not through the manager: a broken policy is no reason to say nothing of Docker.
+        diagnoses.extend(app.engine().diagnose(&config.instance.defaults.image).await);
+        report(&diagnoses, ui)
+    }
+
+    /// Where the configuration is wrong there is nothing else to look at: it says where Docker is.
+    pub(super) fn run_without_config(
+        self,
+        ConfigError(problems): &ConfigError,
+        ui: &mut Ui,
+    ) -> Result<ExitCode, Failure> {
+        let diagnosis = |problem: &crate::config::Problem| Diagnosis {
+            subject: "configuration",
+            verdict: Verdict::Bad,
+            detail: problem.to_string(),
+            advice: "`dev-postgres-mcp config default` prints every setting with its meaning.".into(),
+        };
+        report(&problems.iter().map(diagnosis).collect::<Vec<_>>(), ui)
+    }
+}
+
+fn configuration(config: &Config) -> Diagnosis {
+    let detail = match &config.file {
+        Some(path) => path.display().to_string(),
+        None => "no file; built-in defaults, the environment and options hold".to_owned(),
+    };
+    Diagnosis {
+        subject: "configuration",
+        verdict: Verdict::Good,
+        detail,
+        advice: String::new(),
+    }
+}
+
+async fn policy(app: &App) -> Diagnosis {
+    let subject = "policy";
+    match app.manager().await {
+        Ok(_) => Diagnosis {
+            subject,
+            verdict: Verdict::Good,
+            detail: place(&app.config().policy.code),
+            advice: String::new(),
+        },
+        Err(failure) => bad(subject, failure),
+    }
+}
+
+async fn bundles(app: &App) -> Diagnosis {
+    let subject = "tool bundles";
+    match app.toolbox().await {
+        Ok(toolbox) => {
+            let bundle = |bundle: &Bundle| {
+                let tools = toolbox
+                    .iter()
+                    .filter(|(owner, _)| owner.name() == bundle.name.as_str())
+                    .count();
+                format!("{} with {tools} tools, {}", bundle.name, place(&bundle.component.code))
+            };
+            let detail = app.config().bundles.iter().map(bundle).collect::<Vec<_>>().join("; ");
+            Diagnosis {
+                subject,
+                verdict: Verdict::Good,
+                detail,
+                advice: String::new(),
+            }
+        }
+        Err(failure) => bad(subject, failure),
+    }
+}
+
+fn place(code: &Code) -> String {
+    match code {
+        Code::BuiltIn => "built in".to_owned(),
+        Code::File(path) => path.display().to_string(),
+    }
+}
+
+fn bad(subject: &'static str, failure: Failure) -> Diagnosis {
+    Diagnosis {
+        subject,
+        verdict: Verdict::Bad,
+        detail: failure.message,
+        advice: failure.advice,
+    }
+}
+
+/// Tries some ports at random on this machine's loopback address, where a Docker of this machine publishes; what a
+/// Docker elsewhere has free can't be seen from here.
+fn ports(config: &Config, rng: &mut impl Rng) -> Diagnosis {
+    let (subject, range) = ("ports", config.instance.ports);
+    let mut candidates = PortAllocator::new(range).candidates(rng);
+    let leases = std::iter::from_fn(|| candidates.next_lease().ok());
+    let free: Vec<bool> = leases
+        .take(PORTS_TRIED_MAX)
+        .map(|lease| TcpListener::bind((Ipv4Addr::LOCALHOST, lease.port().get())).is_ok())
+        .collect();
+    let (tried, free) = (free.len(), free.iter().filter(|&&free| free).count());
+    let verdict = if free > 0 { Verdict::Good } else { Verdict::Warning };
+    let advice = match verdict {
+        Verdict::Good => String::new(),
+        _ => "Drop instances, or give another range in the setting instance.ports.".to_owned(),
+    };
+    Diagnosis {
+        subject,
+        verdict,
+        detail: format!("{range}: {free} of {tried} tried are free on this machine"),
+        advice,
+    }
+}
+
+fn report(diagnoses: &[Diagnosis], ui: &mut Ui) -> Result<ExitCode, Failure> {
+    let well = diagnoses.iter().all(|diagnosis| diagnosis.verdict != Verdict::Bad);
+    let unicode = ui.terminal.stdout && ui.terminal.unicode;
+    ui.result(
+        &Examination {
+            well,
+            checks: diagnoses.iter().map(Check::from).collect(),
+        },
+        || text(diagnoses, unicode),
+    )?;
+    Ok(if well { ExitCode::Ok } else { ExitCode::Unhealthy })
+}
+
+fn text(diagnoses: &[Diagnosis], unicode: bool) -> String {
+    let width = diagnoses
+        .iter()
+        .map(|diagnosis| diagnosis.subject.len())
+        .max()
+        .unwrap_or_default();
+    let mut out = String::new();
+    for Diagnosis {
+        subject,
+        verdict,
+        detail,
+        advice,
+    } in diagnoses
+    {
+        let symbol = match (verdict, unicode) {
+            (Verdict::Good, true) => "✓",
+            (Verdict::Warning, true) => "!",
+            (Verdict::Bad, true) => "✗",
+            (Verdict::Good, false) => "ok  ",
+            (Verdict::Warning, false) => "warn",
+            (Verdict::Bad, false) => "BAD ",
+        };
+        out += &format!("{symbol} {subject:width$}  {detail}\n");
+        if !advice.is_empty() {
+            let indent = symbol.chars().count() + 1 + width + 2;
+            out += &format!("{:indent$}{advice}\n", "");
+        }
+    }
+    out
+}

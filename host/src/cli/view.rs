@@ -1,0 +1,311 @@
+//! How instances are shown: the same names as the MCP tools have, and tables for people.
+
+use std::time::{Duration, SystemTime};
+
+use comfy_table::{ContentArrangement, Table, presets};
+use serde::Serialize;
+
+use crate::instance::{Connection, HealthReport, Instance};
+
+/// An instance in JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct InstanceView {
+    id: String,
+    container_id: String,
+    host: String,
+    port: u16,
+    database: String,
+    username: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    password: Option<String>,
+    version: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dsn: Option<String>,
+    created_at: String,
+    status: &'static str,
+}
+
+impl From<&Instance> for InstanceView {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            id: instance.id.to_string(),
+            container_id: instance.container_id.clone(),
+            host: instance.host.clone(),
+            port: instance.port.get(),
+            database: instance.database.as_str().to_owned(),
+            username: instance.username.as_str().to_owned(),
+            password: None,
+            version: instance.version.clone(),
+            dsn: None,
+            created_at: humantime::format_rfc3339_seconds(instance.created_at).to_string(),
+            status: instance.status.as_str(),
+        }
+    }
+}
+
+impl From<&Connection> for InstanceView {
+    fn from(connection: &Connection) -> Self {
+        Self {
+            password: Some(connection.password.expose().to_owned()),
+            dsn: Some(connection.dsn.expose().to_owned()),
+            ..Self::from(&connection.instance)
+        }
+    }
+}
+
+/// A health report in JSON.
+#[derive(Debug, Serialize)]
+pub(super) struct HealthView {
+    id: String,
+    status: &'static str,
+    message: String,
+    latency_ms: Option<f64>,
+    checked_at: String,
+}
+
+impl From<&HealthReport> for HealthView {
+    fn from(report: &HealthReport) -> Self {
+        Self {
+            id: report.id.to_string(),
+            status: report.health.as_str(),
+            message: report.message.clone(),
+            // To the microsecond: more digits would be noise.
+            latency_ms: report
+                .latency
+                .map(|latency| (latency.as_secs_f64() * 1e6).round() / 1e3),
+            checked_at: humantime::format_rfc3339_millis(report.checked_at).to_string(),
+        }
+    }
+}
+
+/// An instance with what opens it, one fact a line.
+#[must_use]
+pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> String {
+    let view = InstanceView::from(connection);
+    let mut table = bare_table();
+    let age = age(&connection.instance, now);
+    for (name, value) in [
+        ("id", view.id.as_str()),
+        ("container", view.container_id.as_str()),
+        ("version", view.version.as_str()),
+        ("status", view.status),
+        ("created", &format!("{} ({age} ago)", view.created_at)),
+        ("host", view.host.as_str()),
+        ("port", &view.port.to_string()),
+        ("database", view.database.as_str()),
+        ("username", view.username.as_str()),
+        ("password", connection.password.expose()),
+        ("dsn", connection.dsn.expose()),
+    ] {
+        table.add_row([name, &printable(value)]);
+    }
+    format!("{}\n\npsql {}\n", trimmed(&table), shell_word(connection.dsn.expose()))
+}
+
+/// Instances, one a line.
+#[must_use]
+pub(super) fn instance_table(instances: &[Instance], now: SystemTime) -> String {
+    let mut table = bare_table();
+    table.set_header(["ID", "VERSION", "STATUS", "AGE", "ADDRESS", "DATABASE", "USERNAME"]);
+    for instance in instances {
+        table.add_row([
+            &instance.id.to_string(),
+            &printable(&instance.version),
+            instance.status.as_str(),
+            &age(instance, now),
+            &address(instance),
+            &printable(instance.database.as_str()),
+            &printable(instance.username.as_str()),
+        ]);
+    }
+    trimmed(&table) + "\n"
+}
+
+/// A table without lines whose cells are never wrapped: ids and DSNs are there to be copied.
+#[must_use]
+pub(super) fn bare_table() -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table
+}
+
+/// The table's text without the spaces that pad its last column.
+#[must_use]
+pub(super) fn trimmed(table: &Table) -> String {
+    table
+        .to_string()
+        .lines()
+        .map(str::trim_end)
+        .map(|line| line.strip_prefix(' ').unwrap_or(line))
+        .collect::<Vec<_>>()
+        .join("\n")
+}
+
+/// The text with control characters escaped: a database's name may hold any, and a terminal would obey them.
+#[must_use]
+pub(super) fn printable(text: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect()
+}
+
+fn address(instance: &Instance) -> String {
+    match instance.host.contains(':') {
+        true => format!("[{}]:{}", instance.host, instance.port),
+        false => format!("{}:{}", printable(&instance.host), instance.port),
+    }
+}
+
+/// How long ago the instance was made, to its largest unit; 0 s for a clock that has been set back since.
+fn age(instance: &Instance, now: SystemTime) -> String {
+    let age = now
+        .duration_since(instance.created_at)
+        .unwrap_or(Duration::ZERO)
+        .as_secs();
+    match age {
+        0..60 => format!("{age}s"),
+        60..3_600 => format!("{}m", age / 60),
+        3_600..86_400 => format!("{}h", age / 3_600),
+        _ => format!("{}d", age / 86_400),
+    }
+}
+
+/// The text as one word of a POSIX shell.
+fn shell_word(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::{ConnectionUri, Health, Password, Port, Status};
+
+    fn instance() -> Instance {
+        Instance {
+            id: "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21".parse().expect("an id"),
+            container_id: "c0ffee".into(),
+            host: "127.0.0.1".into(),
+            port: Port::try_from(15432).expect("a port"),
+            version: "17".into(),
+            database: "postgres".parse().expect("a name"),
+            username: "postgres".parse().expect("a name"),
+            status: Status::Running,
+            created_at: at(0),
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        // 2026-11-22T12:00:00Z
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_348_800 + seconds)
+    }
+
+    fn connection() -> Connection {
+        Connection {
+            instance: instance(),
+            password: Password::new("it's").expect("a password"),
+            dsn: ConnectionUri::new("postgresql://postgres:it's@127.0.0.1:15432/postgres".into()),
+        }
+    }
+
+    #[test]
+    fn a_connection_is_shown_with_a_command_that_a_shell_takes() {
+        insta::assert_snapshot!(connection_block(&connection(), at(200)), @r"
+        id         2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21
+        container  c0ffee
+        version    17
+        status     running
+        created    2026-11-22T12:00:00Z (3m ago)
+        host       127.0.0.1
+        port       15432
+        database   postgres
+        username   postgres
+        password   it's
+        dsn        postgresql://postgres:it's@127.0.0.1:15432/postgres
+
+        psql 'postgresql://postgres:it'\''s@127.0.0.1:15432/postgres'
+        ");
+    }
+
+    #[test]
+    fn instances_are_shown_one_a_line_and_what_a_terminal_would_obey_is_escaped() {
+        let odd = Instance {
+            host: "::1".into(),
+            database: "a\u{1b}[2Jb\nc ü".parse().expect("a name"),
+            status: Status::Stopped,
+            ..instance()
+        };
+        insta::assert_snapshot!(instance_table(&[instance(), odd], at(7200)), @r"
+        ID                                    VERSION  STATUS   AGE  ADDRESS          DATABASE          USERNAME
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  17       running  2h   127.0.0.1:15432  postgres          postgres
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  17       stopped  2h   [::1]:15432      a\u{1b}[2Jb\nc ü  postgres
+        ");
+    }
+
+    #[test]
+    fn json_has_the_names_that_the_tools_have() {
+        let json = |view: InstanceView| serde_json::to_string_pretty(&view).expect("JSON");
+        insta::assert_snapshot!(json(InstanceView::from(&connection())), @r#"
+        {
+          "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+          "container_id": "c0ffee",
+          "host": "127.0.0.1",
+          "port": 15432,
+          "database": "postgres",
+          "username": "postgres",
+          "password": "it's",
+          "version": "17",
+          "dsn": "postgresql://postgres:it's@127.0.0.1:15432/postgres",
+          "created_at": "2026-11-22T12:00:00Z",
+          "status": "running"
+        }
+        "#);
+        let without = json(InstanceView::from(&instance()));
+        assert!(!without.contains("password") && !without.contains("dsn"), "{without}");
+    }
+
+    #[test]
+    fn a_health_report_has_the_names_that_the_tool_has() {
+        let report = HealthReport {
+            id: instance().id,
+            health: Health::Healthy,
+            message: "it answered".into(),
+            latency: Some(Duration::from_nanos(1_234_567)),
+            checked_at: at(0) + Duration::from_millis(5),
+        };
+        insta::assert_snapshot!(serde_json::to_string_pretty(&HealthView::from(&report)).expect("JSON"), @r#"
+        {
+          "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+          "status": "healthy",
+          "message": "it answered",
+          "latency_ms": 1.235,
+          "checked_at": "2026-11-22T12:00:00.005Z"
+        }
+        "#);
+    }
+
+    #[test]
+    fn an_age_is_told_in_its_largest_unit() {
+        for (seconds, told) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (3_599, "59m"),
+            (3_600, "1h"),
+            (86_400, "1d"),
+        ] {
+            assert_eq!(age(&instance(), at(seconds)), told);
+        }
+        assert_eq!(
+            age(&instance(), SystemTime::UNIX_EPOCH),
+            "0s",
+            "a clock that was set back"
+        );
+    }
+}

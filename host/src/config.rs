@@ -1,0 +1,470 @@
+//! The configuration: ordered sources (default < file < environment < flag) in, domain values out, or every problem.
+
+mod keys;
+mod problem;
+mod shown;
+mod sources;
+mod values;
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdown};
+pub use self::problem::{ConfigError, Origin, Problem, What};
+pub use self::shown::ShownValue;
+use self::sources::Sources;
+use crate::environment::Environment;
+use crate::instance::{Defaults, InvalidValue};
+use crate::ports::PortRange;
+
+/// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
+pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest name of a bundle in bytes: it stands in log lines and error messages.
+pub const BUNDLE_NAME_BYTES_MAX: usize = 40;
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Flags {
+    /// `--config`.
+    pub file: Option<PathBuf>,
+    /// The settings that were given, as they were typed.
+    pub settings: Vec<(&'static Key, String)>,
+}
+
+/// The whole configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[log]`.
+    pub log: Log,
+    /// `[docker]`.
+    pub docker: Docker,
+    /// `[instance]`.
+    pub instance: Instances,
+    /// `[policy]`.
+    pub policy: Component,
+    /// `[[bundle]]`: the built-in ones first, then the added ones in the file's order; no two have the same name.
+    pub bundles: Vec<Bundle>,
+    /// The file that was read; `None` if there is none.
+    pub file: Option<PathBuf>,
+    /// Every value with where it came from, for people to read.
+    pub values: Vec<ShownValue>,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Log {
+    /// The least grave level that is logged; `None` if nobody has set it and the command may choose.
+    pub level: Option<tracing::Level>,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// `[docker]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Docker {
+    /// As `DOCKER_HOST` has it; `None` to look for it.
+    pub host: Option<String>,
+    /// The address that instances are published on; `None` to derive it from where Docker is.
+    pub publish_address: Option<IpAddr>,
+    /// How long pulling an image may take.
+    pub pull_timeout: Duration,
+}
+
+/// `[instance]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Instances {
+    /// What the policy is told for requests that leave it open.
+    pub defaults: Defaults,
+    /// The ports that instances may have.
+    pub ports: PortRange,
+    /// How long a started instance may take until it answers its first query.
+    pub ready_timeout: Duration,
+}
+
+/// A WebAssembly component and what it is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// Where its code is.
+    pub code: Code,
+    /// Its own settings.
+    pub settings: ComponentSettings,
+}
+
+/// Where a component's code is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Code {
+    /// In this program.
+    BuiltIn,
+    /// In this file.
+    File(PathBuf),
+}
+
+/// A component's own settings, a JSON object. They may hold secrets: `Debug` shows nothing.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct ComponentSettings(Map<String, Value>);
+
+impl ComponentSettings {
+    /// The object itself: for the component alone.
+    #[must_use]
+    pub fn expose(&self) -> &Map<String, Value> {
+        &self.0
+    }
+}
+
+impl fmt::Debug for ComponentSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ComponentSettings([redacted])")
+    }
+}
+
+/// An entry of `[[bundle]]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bundle {
+    /// Its name.
+    pub name: BundleName,
+    /// Its code and settings.
+    pub component: Component,
+}
+
+/// A bundle's name: 1 to 40 lower-case letters, digits and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BundleName(String);
+
+impl BundleName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BundleName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for BundleName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let fits = (1..=BUNDLE_NAME_BYTES_MAX).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !fits {
+            return Err(InvalidValue(format!(
+                "must be 1 to {BUNDLE_NAME_BYTES_MAX} lower-case letters, digits and hyphens"
+            )));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Config {
+    /// Reads every source.
+    ///
+    /// # Errors
+    /// Every problem of every source at once.
+    pub fn load(flags: &Flags, environment: &Environment) -> Result<Self, ConfigError> {
+        let mut sources = Sources::default();
+        sources.read_toml(DEFAULT_TOML, None);
+        let (path, required) = match file_location(flags, environment) {
+            Some((path, required)) => (Some(path), required),
+            None => (None, false),
+        };
+        let file = path.filter(|path| sources.read_file(path, required));
+        sources.read_environment(environment);
+        sources.read_flags(flags);
+        sources.into_config(file)
+    }
+}
+
+/// The file that would be read, and whether it was asked for by name and so must be there.
+#[must_use]
+pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBuf, bool)> {
+    let asked = flags
+        .file
+        .clone()
+        .or_else(|| environment.non_empty(CONFIG_VARIABLE).map(PathBuf::from));
+    if let Some(path) = asked {
+        return Some((path, true));
+    }
+    let directory = |variable| environment.non_empty(variable).map(PathBuf::from);
+    // The XDG specification has relative paths ignored.
+    let xdg = directory("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+    let native = || match std::env::consts::OS {
+        "windows" => directory("APPDATA"),
+        "macos" => directory("HOME").map(|home| home.join("Library/Application Support")),
+        _ => directory("HOME").map(|home| home.join(".config")),
+    };
+    let path = xdg.or_else(native)?.join("dev-postgres-mcp").join("config.toml");
+    Some((path, false))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> Environment {
+        variables.iter().copied().collect()
+    }
+
+    fn flags(settings: &[(&str, &str)]) -> Flags {
+        let key = |path: &str| KEYS.iter().find(|key| key.path == path).expect("a setting");
+        let settings = settings.iter().map(|(path, text)| (key(path), (*text).to_owned()));
+        Flags {
+            file: None,
+            settings: settings.collect(),
+        }
+    }
+
+    /// A configuration file in a directory that goes with it.
+    fn file(text: &str) -> (tempfile::TempDir, Flags) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("config.toml");
+        std::fs::write(&path, text).expect("a file");
+        let flags = Flags {
+            file: Some(path),
+            settings: Vec::new(),
+        };
+        (directory, flags)
+    }
+
+    fn load_file(text: &str) -> Result<Config, ConfigError> {
+        let (_directory, flags) = file(text);
+        Config::load(&flags, &Environment::default())
+    }
+
+    fn problems(outcome: Result<Config, ConfigError>, directory: &std::path::Path) -> String {
+        let ConfigError(problems) = outcome.expect_err("there are problems");
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let told = lines.join("\n").replace(&directory.display().to_string(), "DIR");
+        told.replace("DIR\\", "DIR/")
+    }
+
+    fn origin(config: &Config, key: &str) -> String {
+        let shown = config.values.iter().find(|shown| shown.key == key);
+        shown.unwrap_or_else(|| panic!("{key} is not shown")).origin.to_string()
+    }
+
+    #[test]
+    fn the_built_in_defaults_alone_are_a_configuration() {
+        let config = Config::load(&Flags::default(), &Environment::default()).expect("no problems");
+        assert_eq!(config.log.level, None, "the command chooses");
+        assert_eq!(config.instance.defaults.image.to_string(), "postgres:17");
+        assert_eq!(
+            config.instance.defaults.limits,
+            crate::instance::Limits::new(512, 1000).expect("limits")
+        );
+        assert_eq!(config.instance.ports.to_string(), "15432-25432");
+        assert_eq!(config.instance.ready_timeout, Duration::from_secs(60));
+        assert_eq!(config.docker.pull_timeout, Duration::from_secs(600));
+        assert_eq!((config.docker.host, config.docker.publish_address), (None, None));
+        assert_eq!(config.policy.code, Code::BuiltIn);
+        assert_eq!(config.bundles.len(), 1);
+        assert!(config.values.iter().all(|shown| shown.origin == Origin::Default));
+    }
+
+    #[test]
+    fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+        let (_directory, mut all) = file("[instance]\nversion = '14'\nrepository = 'a'\nports = '1-2'\n");
+        let environment = environment(&[
+            ("DEV_POSTGRES_MCP_INSTANCE_VERSION", "15"),
+            ("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", "b"),
+        ]);
+        all.settings = flags(&[("instance.version", "16")]).settings;
+        let config = Config::load(&all, &environment).expect("no problems");
+        assert_eq!(config.instance.defaults.image.to_string(), "b:16");
+        assert_eq!(config.instance.ports.to_string(), "1-2");
+        assert_eq!(origin(&config, "instance.version"), "--instance-version");
+        assert_eq!(
+            origin(&config, "instance.repository"),
+            "DEV_POSTGRES_MCP_INSTANCE_REPOSITORY"
+        );
+        assert!(origin(&config, "instance.ports").ends_with("config.toml:4"));
+        assert_eq!(origin(&config, "instance.cpus"), "default");
+    }
+
+    #[test]
+    fn every_setting_can_be_given_by_every_source() {
+        for key in KEYS.iter() {
+            let text = key
+                .default
+                .as_str()
+                .map_or_else(|| key.default.to_string(), str::to_owned);
+            let by_variable = environment(&[(&key.variable, &text)]);
+            let config = Config::load(&Flags::default(), &by_variable).expect("a variable is taken");
+            assert_eq!(origin(&config, &key.path), key.variable);
+
+            let config = Config::load(&flags(&[(&key.path, &text)]), &Environment::default()).expect("a flag is taken");
+            assert_eq!(origin(&config, &key.path), format!("--{}", key.flag));
+
+            let config =
+                load_file(&format!("[{}]\n{} = {}\n", key.section, key.name, key.default)).expect("a line is taken");
+            assert!(origin(&config, &key.path).ends_with("config.toml:2"));
+        }
+    }
+
+    #[test]
+    fn all_problems_of_all_sources_are_told_at_once_in_their_order() {
+        let (directory, mut all) = file(
+            r#"level = "debug"
+[log]
+level = "loud"
+formt = "json"
+[docker]
+hots = "x"
+memory_mib = 3
+publish_address = "localhost"
+[instance]
+version = 17
+memory_mib = 10
+cpus = 0
+repository = "postgres:17"
+[postgres]
+version = "17"
+"#,
+        );
+        all.settings = flags(&[("instance.ports", "9-1"), ("docker.pull_timeout", "0s")]).settings;
+        let environment = environment(&[
+            ("DEV_POSTGRES_MCP_DOCKER_HOTS", "1"),
+            ("DEV_POSTGRES_MCP_INSTANCE_READY_TIMEOUT", "2 weeks"),
+            ("DEV_POSTGRES_MCP_POLICY_SETTINGS", "[\"s3cret\"]"),
+            ("DEV_POSTGRES_MCP_QQQ", "1"),
+        ]);
+        insta::assert_snapshot!(problems(Config::load(&all, &environment), directory.path()));
+    }
+
+    #[test]
+    fn a_file_that_is_not_toml_is_told_with_its_line() {
+        let (directory, flags) = file("[log]\nlevel = \n");
+        let told = problems(Config::load(&flags, &Environment::default()), directory.path());
+        assert!(told.starts_with("DIR/config.toml:2: is not TOML: "), "{told}");
+    }
+
+    #[test]
+    fn a_file_that_was_asked_for_must_be_there() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let missing = directory.path().join("missing.toml");
+        let by_variable = environment(&[(CONFIG_VARIABLE, missing.to_str().expect("UTF-8"))]);
+        let told = problems(Config::load(&Flags::default(), &by_variable), directory.path());
+        assert!(told.starts_with("DIR/missing.toml: can't be read: "), "{told}");
+    }
+
+    #[test]
+    fn a_file_that_nobody_asked_for_is_read_where_it_is_and_not_missed_where_it_is_not() {
+        let home = tempfile::tempdir().expect("a directory");
+        let environment = environment(&[("XDG_CONFIG_HOME", home.path().to_str().expect("UTF-8"))]);
+        let load = || Config::load(&Flags::default(), &environment).expect("no problems");
+        assert_eq!(load().file, None);
+        let directory = home.path().join("dev-postgres-mcp");
+        std::fs::create_dir(&directory).expect("a directory");
+        std::fs::write(directory.join("config.toml"), "[instance]\nversion = '16'\n").expect("a file");
+        assert_eq!(load().file, Some(directory.join("config.toml")));
+        assert_eq!(load().instance.defaults.image.version(), "16");
+    }
+
+    #[test]
+    fn the_file_is_looked_for_by_flag_then_variable_then_xdg_then_home() {
+        let all = [
+            (CONFIG_VARIABLE, "by-variable"),
+            ("XDG_CONFIG_HOME", "/xdg"),
+            ("HOME", "/home/me"),
+            ("APPDATA", "/home/me"),
+        ];
+        let by_flag = Flags {
+            file: Some("by-flag".into()),
+            settings: Vec::new(),
+        };
+        let location = |flags: &Flags, from: usize| file_location(flags, &environment(&all[from..]));
+        assert_eq!(location(&by_flag, 0), Some(("by-flag".into(), true)));
+        assert_eq!(location(&Flags::default(), 0), Some(("by-variable".into(), true)));
+        #[cfg(unix)]
+        assert_eq!(
+            location(&Flags::default(), 1),
+            Some(("/xdg/dev-postgres-mcp/config.toml".into(), false))
+        );
+        let (native, required) = location(&Flags::default(), 2).expect("a place");
+        assert!(native.starts_with("/home/me") && native.ends_with("dev-postgres-mcp/config.toml") && !required);
+        assert_eq!(location(&Flags::default(), 4), None);
+    }
+
+    #[test]
+    fn a_component_in_a_file_is_found_from_there_and_one_elsewhere_from_here() {
+        let (directory, flags) = file("[policy]\ncomponent = 'rules.wasm'\n");
+        let config = Config::load(&flags, &Environment::default()).expect("no problems");
+        assert_eq!(config.policy.code, Code::File(directory.path().join("rules.wasm")));
+        let by_variable = environment(&[("DEV_POSTGRES_MCP_POLICY_COMPONENT", "rules.wasm")]);
+        let config = Config::load(&flags, &by_variable).expect("no problems");
+        assert_eq!(config.policy.code, Code::File("rules.wasm".into()));
+    }
+
+    #[test]
+    fn an_entry_replaces_the_built_in_bundle_of_its_name_or_adds_one() {
+        let replaced = load_file("[[bundle]]\nname = 'postgres-tools'\nsettings.x = 1\n").expect("no problems");
+        assert_eq!(replaced.bundles.len(), 1);
+        assert_eq!(replaced.bundles[0].component.code, Code::BuiltIn);
+        assert_eq!(replaced.bundles[0].component.settings.expose()["x"], 1);
+
+        let added = load_file("[[bundle]]\nname = 'extra'\ncomponent = '/x.wasm'\n").expect("no problems");
+        let names: Vec<&str> = added.bundles.iter().map(|bundle| bundle.name.as_str()).collect();
+        assert_eq!(names, ["postgres-tools", "extra"]);
+    }
+
+    #[test]
+    fn a_bundle_needs_a_name_of_its_own_and_a_component_unless_it_is_built_in() {
+        let (directory, flags) = file(
+            r#"bundle = [{ name = "a" }, { name = "b", component = "x" }, { name = "b", component = "x" }, { nmae = "c" }]"#,
+        );
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:1: there is no bundle.nmae; did you mean bundle.name?
+        DIR/config.toml:1: bundle.component must be given for a: only postgres-tools is built in
+        DIR/config.toml:1: bundle.name must not be b twice
+        DIR/config.toml:1: bundle.name must be 1 to 40 lower-case letters, digits and hyphens, not ""
+        "#);
+        let told = load_file("[bundle]\nname = 'a'\n")
+            .expect_err("not an array")
+            .to_string();
+        assert!(
+            told.ends_with("config.toml:1: bundle must be an array of tables: write [[bundle]]"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn strings_among_a_components_settings_are_shown_to_nobody() {
+        let config = load_file("[policy.settings]\nmax = 3\ntoken = 's3cret'\nlist = [{ of = 's3cret' }]\n")
+            .expect("no problems");
+        let shown: Vec<String> = config
+            .values
+            .iter()
+            .map(|shown| format!("{} = {}", shown.key, shown.value))
+            .collect();
+        assert!(shown.contains(&"policy.settings.max = 3".to_owned()), "{shown:?}");
+        assert!(
+            shown.contains(&r#"policy.settings.token = "[set]""#.to_owned()),
+            "{shown:?}"
+        );
+        assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
+        assert_eq!(
+            config.policy.settings.expose()["token"],
+            "s3cret",
+            "the component itself is told"
+        );
+    }
+}

@@ -1,0 +1,203 @@
+//! Reads every source of settings, the later over the earlier, and checks that it names settings that there are.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use toml::de::{DeTable, DeValue};
+
+use super::Flags;
+use super::keys::{BUNDLE, BUNDLE_KEYS, CONFIG_VARIABLE, KEYS, Key, VARIABLE_PREFIX, nearest};
+use super::problem::{Origin, Problem, What};
+use crate::environment::Environment;
+
+/// A value that one source gave.
+#[derive(Debug, Clone)]
+pub(super) struct Given {
+    pub(super) value: Value,
+    pub(super) origin: Origin,
+}
+
+/// An entry of `[[bundle]]`.
+#[derive(Debug, Clone)]
+pub(super) struct GivenBundle {
+    pub(super) name: Given,
+    pub(super) component: Given,
+    pub(super) settings: Given,
+}
+
+/// What all sources have said so far, the later over the earlier.
+#[derive(Debug, Default)]
+pub(super) struct Sources {
+    pub(super) values: BTreeMap<&'static str, Given>,
+    pub(super) bundles: Vec<GivenBundle>,
+    pub(super) problems: Vec<Problem>,
+}
+
+impl Sources {
+    /// Whether the file is there; a missing one is a problem only if it is required.
+    pub(super) fn read_file(&mut self, path: &Path, required: bool) -> bool {
+        match std::fs::read_to_string(path) {
+            Ok(text) => {
+                self.read_toml(&text, Some(path));
+                true
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && !required => false,
+            Err(error) => {
+                let origin = Origin::File {
+                    path: path.to_owned(),
+                    line: None,
+                };
+                self.problem(origin, What::Unreadable(format!("can't be read: {error}")));
+                false
+            }
+        }
+    }
+
+    /// `path` is `None` for the built-in defaults.
+    pub(super) fn read_toml(&mut self, text: &str, path: Option<&Path>) {
+        let origin = |offset: usize| match path {
+            None => Origin::Default,
+            Some(path) => Origin::File {
+                path: path.to_owned(),
+                line: Some(1 + text.bytes().take(offset).filter(|&byte| byte == b'\n').count()),
+            },
+        };
+        let document = match DeTable::parse(text) {
+            Ok(document) => document,
+            Err(error) => {
+                let at = error.span().map_or(0, |span| span.start);
+                return self.problem(
+                    origin(at),
+                    What::Unreadable(format!("is not TOML: {}", error.message())),
+                );
+            }
+        };
+        for (section, value) in document.get_ref() {
+            let at = origin(section.span().start);
+            let section = section.get_ref().as_ref();
+            match value.get_ref() {
+                DeValue::Array(entries) if section == BUNDLE => {
+                    for entry in entries.iter() {
+                        self.read_bundle(entry.get_ref(), &origin(entry.span().start), &origin);
+                    }
+                }
+                _ if section == BUNDLE => {
+                    self.wrong(at, BUNDLE, "must be an array of tables: write [[bundle]]", None);
+                }
+                DeValue::Table(table) if KEYS.iter().any(|key| key.section == section) => {
+                    let given = self.read_table(section, table, &KEYS, &origin);
+                    self.values.extend(given);
+                }
+                DeValue::Table(table) if !table.is_empty() => {
+                    for name in table.keys() {
+                        let at = origin(name.span().start);
+                        self.unknown(at, format!("{section}.{}", name.get_ref()), &[]);
+                    }
+                }
+                _ => self.unknown(at, section.to_owned(), &[]),
+            }
+        }
+    }
+
+    fn read_bundle(&mut self, entry: &DeValue<'_>, at: &Origin, origin: &dyn Fn(usize) -> Origin) {
+        let DeValue::Table(table) = entry else {
+            return self.wrong(at.clone(), BUNDLE, "must be an array of tables: write [[bundle]]", None);
+        };
+        let mut given = self.read_table(BUNDLE, table, &BUNDLE_KEYS, origin);
+        // An entry is read on its own: what it leaves out is empty, whatever the entry that it replaces had.
+        let mut take = |path, empty| {
+            given.remove(path).unwrap_or(Given {
+                value: empty,
+                origin: at.clone(),
+            })
+        };
+        self.bundles.push(GivenBundle {
+            name: take("bundle.name", Value::from("")),
+            component: take("bundle.component", Value::from("")),
+            settings: take("bundle.settings", Value::Object(Map::new())),
+        });
+    }
+
+    fn read_table(
+        &mut self,
+        section: &str,
+        table: &DeTable<'_>,
+        keys: &'static [Key],
+        origin: &dyn Fn(usize) -> Origin,
+    ) -> BTreeMap<&'static str, Given> {
+        let mut values = BTreeMap::new();
+        for (name, value) in table {
+            let (path, at) = (format!("{section}.{}", name.get_ref()), origin(name.span().start));
+            let Some(key) = keys.iter().find(|key| key.path == path) else {
+                self.unknown(at, path, keys);
+                continue;
+            };
+            match key.from_toml(value.get_ref()) {
+                Ok(value) => {
+                    values.insert(key.path.as_str(), Given { value, origin: at });
+                }
+                Err(expected) => self.wrong(at, &path, expected, None),
+            }
+        }
+        values
+    }
+
+    pub(super) fn read_environment(&mut self, environment: &Environment) {
+        for (name, value) in environment.iter() {
+            let name = name.to_string_lossy();
+            if !name.starts_with(VARIABLE_PREFIX) || name == CONFIG_VARIABLE {
+                continue;
+            }
+            let origin = Origin::Variable(name.to_string());
+            match (KEYS.iter().find(|key| key.variable == name), value.to_str()) {
+                (Some(key), Some(text)) => self.read_text(key, text, origin),
+                (Some(key), None) => self.wrong(origin, &key.path, "must be UTF-8", None),
+                (None, _) => {
+                    let variables = KEYS.iter().map(|key| key.variable.as_str()).chain([CONFIG_VARIABLE]);
+                    // The common prefix would make every variable alike.
+                    let bare = |name: &str| name.strip_prefix(VARIABLE_PREFIX).unwrap_or_default().to_owned();
+                    let bare_variables: Vec<String> = variables.map(bare).collect();
+                    let nearest = nearest(&bare(&name), bare_variables.iter().map(String::as_str))
+                        .map(|nearest| format!("{VARIABLE_PREFIX}{nearest}"));
+                    let name = "such setting".to_owned();
+                    self.problem(origin, What::Unknown { name, nearest });
+                }
+            }
+        }
+    }
+
+    pub(super) fn read_flags(&mut self, flags: &Flags) {
+        for (key, text) in &flags.settings {
+            self.read_text(key, text, Origin::Flag(key.flag.clone()));
+        }
+    }
+
+    fn read_text(&mut self, key: &'static Key, text: &str, origin: Origin) {
+        match key.from_text(text) {
+            Ok(value) => {
+                self.values.insert(&key.path, Given { value, origin });
+            }
+            Err(expected) => {
+                let given = (!key.is_table()).then(|| text.to_owned());
+                self.wrong(origin, &key.path, expected, given);
+            }
+        }
+    }
+
+    fn problem(&mut self, origin: Origin, what: What) {
+        self.problems.push(Problem { origin, what });
+    }
+
+    /// `expected` are the keys that could have been meant first of all.
+    fn unknown(&mut self, origin: Origin, name: String, expected: &[Key]) {
+        let known = expected.iter().chain(KEYS.iter()).map(|key| key.path.as_str());
+        let nearest = nearest(&name, known).map(str::to_owned);
+        self.problem(origin, What::Unknown { name, nearest });
+    }
+
+    pub(super) fn wrong(&mut self, origin: Origin, key: &str, expected: impl Into<String>, given: Option<String>) {
+        let (key, expected) = (key.to_owned(), expected.into());
+        self.problem(origin, What::Wrong { key, expected, given });
+    }
+}

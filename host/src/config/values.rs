@@ -1,0 +1,226 @@
+//! Turns what the sources gave into domain values.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::problem::{ConfigError, Origin};
+use super::shown::shown;
+use super::sources::{Given, Sources};
+use super::{
+    Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Instances, Log, LogFormat,
+};
+use crate::instance::{CPU_MILLIS_MAX, Defaults, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
+use crate::ports::PortRange;
+
+impl Sources {
+    /// Parses a value; `None` if that was a problem.
+    fn parse<T>(&mut self, path: &str, parse: impl FnOnce(&str) -> Result<T, InvalidValue>) -> Option<T> {
+        let given = self.values.get(path)?.clone();
+        self.parse_given(path, &given, parse)
+    }
+
+    fn parse_given<T>(
+        &mut self,
+        path: &str,
+        given: &Given,
+        parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
+    ) -> Option<T> {
+        let text = match &given.value {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        };
+        parse(&text)
+            .map_err(|InvalidValue(expected)| self.wrong(given.origin.clone(), path, expected, Some(text)))
+            .ok()
+    }
+
+    /// # Errors
+    /// Every problem of every source, in the order of the sources.
+    pub(super) fn into_config(mut self, file: Option<PathBuf>) -> Result<Config, ConfigError> {
+        // All are read before any `?` ends it: every problem counts.
+        let (log, docker, instance) = (self.log(), self.docker(), self.instance());
+        let policy = self.policy();
+        let values = shown(&self.values, &self.bundles);
+        let bundles = self.bundles();
+        match (log, docker, instance, policy) {
+            (Some(log), Some(docker), Some(instance), Some(policy)) if self.problems.is_empty() => Ok(Config {
+                log,
+                docker,
+                instance,
+                policy,
+                bundles,
+                file,
+                values,
+            }),
+            _ => {
+                self.problems.sort_by(|a, b| a.origin.cmp(&b.origin));
+                Err(ConfigError(self.problems))
+            }
+        }
+    }
+
+    fn log(&mut self) -> Option<Log> {
+        let set = self
+            .values
+            .get("log.level")
+            .is_some_and(|given| given.origin != Origin::Default);
+        let level = self.parse("log.level", log_level);
+        let format = self.parse("log.format", |text| match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(InvalidValue("must be text or json".into())),
+        });
+        Some(Log {
+            level: Some(level?).filter(|_| set),
+            format: format?,
+        })
+    }
+
+    fn docker(&mut self) -> Option<Docker> {
+        let host = self.parse("docker.host", |text| Ok(non_empty(text).map(str::to_owned)));
+        let publish_address = self.parse("docker.publish_address", |text| {
+            non_empty(text)
+                .map(str::parse)
+                .transpose()
+                .map_err(|_| InvalidValue("must be an IP address or empty".into()))
+        });
+        let pull_timeout = self.parse("docker.pull_timeout", duration);
+        Some(Docker {
+            host: host?,
+            publish_address: publish_address?,
+            pull_timeout: pull_timeout?,
+        })
+    }
+
+    fn instance(&mut self) -> Option<Instances> {
+        // Each half of a pair is checked with a sound other half, so that each problem has its own key.
+        let repository = self.parse("instance.repository", |text| {
+            Image::new(text, "17").map(|_| text.to_owned())
+        });
+        let version = self.parse("instance.version", |text| {
+            Image::new("postgres", text).map(|_| text.to_owned())
+        });
+        let memory_mib = self.parse("instance.memory_mib", |text| {
+            let expected = || InvalidValue(format!("must be a number of MiB, at least {MEMORY_MIB_MIN}"));
+            let mib = text.parse().map_err(|_| expected())?;
+            Limits::new(mib, 1).map(|_| mib).map_err(|_| expected())
+        });
+        let cpu_millis = self.parse("instance.cpus", |text| {
+            let cores_max = CPU_MILLIS_MAX / 1000;
+            let expected = || {
+                InvalidValue(format!(
+                    "must be a number of cores, more than 0 and at most {cores_max}"
+                ))
+            };
+            let millis = cpu_millis(text).ok_or_else(expected)?;
+            Limits::new(MEMORY_MIB_MIN, millis)
+                .map(|_| millis)
+                .map_err(|_| expected())
+        });
+        let ports = self.parse("instance.ports", |text| {
+            let expected = "must be two ports in order with a hyphen between them, such as 15432-25432";
+            text.parse::<PortRange>().map_err(|_| InvalidValue(expected.into()))
+        });
+        let ready_timeout = self.parse("instance.ready_timeout", duration);
+        let defaults = Defaults {
+            image: Image::new(&repository?, &version?).ok()?,
+            limits: Limits::new(memory_mib?, cpu_millis?).ok()?,
+        };
+        Some(Instances {
+            defaults,
+            ports: ports?,
+            ready_timeout: ready_timeout?,
+        })
+    }
+
+    fn policy(&self) -> Option<Component> {
+        Some(component(
+            self.values.get("policy.component")?,
+            self.values.get("policy.settings")?,
+        ))
+    }
+
+    /// The built-in bundles, each in place unless an entry has its name, and the added ones.
+    fn bundles(&mut self) -> Vec<Bundle> {
+        let (mut bundles, mut built_in, mut replaced) = (Vec::<Bundle>::new(), BTreeSet::new(), BTreeSet::new());
+        for given in std::mem::take(&mut self.bundles) {
+            let at = given.name.origin.clone();
+            let Some(name) = self.parse_given::<BundleName>("bundle.name", &given.name, str::parse) else {
+                continue;
+            };
+            let component = component(&given.component, &given.settings);
+            let bundle = Bundle {
+                name: name.clone(),
+                component,
+            };
+            if at == Origin::Default {
+                built_in.insert(name);
+                bundles.push(bundle);
+                continue;
+            }
+            if !replaced.insert(name.clone()) {
+                self.wrong(at.clone(), "bundle.name", format!("must not be {name} twice"), None);
+            }
+            if bundle.component.code == Code::BuiltIn && !built_in.contains(&name) {
+                let names: Vec<&str> = built_in.iter().map(BundleName::as_str).collect();
+                let expected = format!("must be given for {name}: only {} is built in", names.join(", "));
+                self.wrong(at, "bundle.component", expected, None);
+            }
+            match bundles.iter_mut().find(|present| present.name == name) {
+                Some(present) => *present = bundle,
+                None => bundles.push(bundle),
+            }
+        }
+        bundles
+    }
+}
+
+fn non_empty(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
+}
+
+fn log_level(text: &str) -> Result<tracing::Level, InvalidValue> {
+    match text {
+        "error" => Ok(tracing::Level::ERROR),
+        "warn" => Ok(tracing::Level::WARN),
+        "info" => Ok(tracing::Level::INFO),
+        "debug" => Ok(tracing::Level::DEBUG),
+        "trace" => Ok(tracing::Level::TRACE),
+        _ => Err(InvalidValue("must be error, warn, info, debug or trace".into())),
+    }
+}
+
+fn duration(text: &str) -> Result<Duration, InvalidValue> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if !duration.is_zero() && duration <= DURATION_MAX => Ok(duration),
+        _ => Err(InvalidValue(
+            "must be a time longer than 0 and at most 1 day, such as 90s or 10m".into(),
+        )),
+    }
+}
+
+/// Cores in thousandths; `None` if that is no number of them.
+fn cpu_millis(text: &str) -> Option<u32> {
+    let millis = (text.parse::<f64>().ok()? * 1000.0).round();
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range is checked before"
+    )]
+    (0.0..=f64::from(u32::MAX)).contains(&millis).then_some(millis as u32)
+}
+
+fn component(path: &Given, settings: &Given) -> Component {
+    let code = match (path.value.as_str().and_then(non_empty), &path.origin) {
+        (None, _) => Code::BuiltIn,
+        (Some(path), Origin::File { path: file, .. }) => Code::File(file.parent().unwrap_or(Path::new("")).join(path)),
+        (Some(path), _) => Code::File(path.into()),
+    };
+    Component {
+        code,
+        settings: ComponentSettings(settings.value.as_object().cloned().unwrap_or_default()),
+    }
+}

@@ -1,0 +1,132 @@
+//! An engine for the manager's unit tests: it records what it is asked and runs nothing.
+
+use std::sync::Mutex;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+
+use super::{Diagnosis, Ended, Engine, EngineError};
+use crate::instance::{Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
+
+/// How a server that the engine "started" behaves.
+#[derive(Debug, Clone, Default)]
+pub(crate) enum Server {
+    /// Nothing ever listens.
+    #[default]
+    Silent,
+    /// It ends at once.
+    Dies(Ended),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct FakeEngine {
+    /// Ports that somebody else holds.
+    pub(crate) taken: Vec<u16>,
+    pub(crate) server: Server,
+    pub(crate) asked: Mutex<Vec<String>>,
+    pub(crate) instances: Mutex<Vec<Found>>,
+}
+
+impl FakeEngine {
+    pub(crate) fn with_instance(self, status: Status) -> (Self, InstanceId) {
+        let id = InstanceId::random();
+        let found = Found {
+            instance: Instance {
+                id,
+                container_id: "c0ffee".into(),
+                host: "127.0.0.1".into(),
+                // Discard: reserved, and nothing of ours listens there.
+                port: Port::try_from(9).expect("a port"),
+                version: "17".into(),
+                database: "postgres".parse().expect("a database name"),
+                username: "postgres".parse().expect("a role name"),
+                status,
+                created_at: SystemTime::now(),
+            },
+            password: crate::instance::Password::new("s3cret").expect("a password"),
+        };
+        self.instances.lock().expect("unpoisoned").push(found);
+        (self, id)
+    }
+
+    /// What was asked so far, in order.
+    pub(crate) fn calls(&self) -> Vec<String> {
+        self.asked.lock().expect("unpoisoned").clone()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.instances.lock().expect("unpoisoned").is_empty()
+    }
+
+    fn record(&self, call: impl Into<String>) {
+        self.asked.lock().expect("unpoisoned").push(call.into());
+    }
+}
+
+#[async_trait]
+impl Engine for FakeEngine {
+    async fn prepare(&self, image: &Image, _progress: &ProgressSink) -> Result<(), EngineError> {
+        self.record(format!("prepare {image}"));
+        Ok(())
+    }
+
+    async fn create(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+        _progress: &ProgressSink,
+    ) -> Result<Found, EngineError> {
+        self.record(format!("create {port}"));
+        if self.taken.contains(&port.get()) {
+            return Err(EngineError::PortTaken(port));
+        }
+        let found = Found {
+            instance: Instance {
+                id,
+                container_id: "c0ffee".into(),
+                host: "127.0.0.1".into(),
+                port,
+                version: spec.image.version().to_owned(),
+                database: spec.database.clone(),
+                username: spec.username.clone(),
+                status: Status::Running,
+                created_at: SystemTime::now(),
+            },
+            password: spec.password.clone(),
+        };
+        self.instances.lock().expect("unpoisoned").push(found.clone());
+        Ok(found)
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, EngineError> {
+        self.record("list");
+        let instances = self.instances.lock().expect("unpoisoned");
+        Ok(instances.iter().map(|found| found.instance.clone()).collect())
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
+        self.record("get");
+        let instances = self.instances.lock().expect("unpoisoned");
+        Ok(instances.iter().find(|found| found.instance.id == id).cloned())
+    }
+
+    async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
+        self.record("remove");
+        let mut instances = self.instances.lock().expect("unpoisoned");
+        let before = instances.len();
+        instances.retain(|found| found.instance.id != id);
+        Ok(instances.len() < before)
+    }
+
+    async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
+        match &self.server {
+            Server::Silent => std::future::pending().await,
+            Server::Dies(ended) => Ok(ended.clone()),
+        }
+    }
+
+    async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {
+        Vec::new()
+    }
+}

@@ -1,0 +1,213 @@
+//! The MCP server: tools over JSON-RPC on two pipes, for both protocol eras that rmcp speaks.
+
+mod error;
+mod progress;
+mod transport;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use rmcp::model::{
+    CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, Implementation, ListToolsResult,
+    PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+};
+use rmcp::service::{RequestContext, RoleServer, ServerInitializeError};
+use rmcp::{ServerHandler, ServiceExt};
+use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::failure::Failure;
+use crate::instance::Caller;
+use crate::manager::InstanceManager;
+use crate::plugins::tools::{Tool as BundleTool, Toolbox};
+
+/// How long a client may keep the tool list, in ms: it doesn't change while the server runs.
+const TOOL_LIST_TTL_MS: u64 = 3_600_000;
+/// The longest client name that the policy and the log are shown, in characters.
+const CLIENT_NAME_CHARS_MAX: usize = 100;
+
+/// What every client is told first; Claude Code cuts at 2 KB.
+const INSTRUCTIONS: &str = "\
+Gives you throwaway PostgreSQL servers, each in a container of its own.
+
+Call create_postgres_instance when you need a database to try a migration, run tests or explore SQL; every argument is \
+optional. It returns once the server answers queries, within seconds unless the image has to be pulled first. Connect \
+with the returned `dsn` (a connection URI that psql and every driver take) and keep the `id`: all other tools want it. \
+list_postgres_instances shows what is there, get_postgres_instance returns the credentials again, \
+health_check_postgres runs a query and says how the server is.
+
+An instance and its data stay until they are dropped: call drop_postgres_instance as soon as you are done. Nothing can \
+bring it back then. Never put production data in one, and treat its password as a secret.
+
+An error result says what is wrong (`code`, `message`, for arguments also `fields`) and what to do next (`advice`).";
+
+/// Serves MCP clients.
+#[derive(Debug, Clone)]
+pub struct Server {
+    toolbox: Arc<Toolbox>,
+    manager: InstanceManager,
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// Why the server ended before its client did.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The first exchange went wrong.
+    #[error("the MCP session could not begin: {0}")]
+    Begin(String),
+    /// The service failed.
+    #[error("the MCP session ended early: {0}")]
+    Run(#[from] tokio::task::JoinError),
+}
+
+impl Server {
+    /// Calls in flight count on `tracker`: whoever ends the process waits for it, so that what they undo is undone.
+    #[must_use]
+    pub fn new(toolbox: Arc<Toolbox>, manager: InstanceManager, tracker: TaskTracker) -> Self {
+        Self {
+            toolbox,
+            manager,
+            tracker,
+            stop: CancellationToken::new(),
+        }
+    }
+
+    /// Serves one client until `input` ends. Dropped earlier, it cancels all calls in flight.
+    ///
+    /// # Errors
+    /// If the session can't begin or fails; the end of `input` at any time is no error.
+    pub async fn serve(
+        self,
+        input: impl AsyncRead + Send + Unpin + 'static,
+        output: impl AsyncWrite + Send + Unpin + 'static,
+    ) -> Result<(), ServeError> {
+        let stop = self.stop.clone();
+        let _stop_when_dropped = stop.clone().drop_guard();
+        let (transport, begun) = transport::Stdio::new(input, output, stop.clone());
+        match self.serve_with_ct(transport, stop).await {
+            Ok(session) => {
+                begun.set();
+                session.waiting().await?;
+                Ok(())
+            }
+            Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => Ok(()),
+            // The error's own text may quote the client's message.
+            Err(ServerInitializeError::TransportError { .. }) => {
+                Err(ServeError::Begin("the client doesn't read its answers".into()))
+            }
+            Err(ServerInitializeError::InitializeFailed(error)) => Err(ServeError::Begin(error.message.into())),
+            Err(_) => Err(ServeError::Begin("the client's first message makes no sense".into())),
+        }
+    }
+
+    async fn call(
+        &self,
+        request: CallToolRequestParams,
+        context: &RequestContext<RoleServer>,
+    ) -> Result<CallToolResult, ErrorData> {
+        let Some((bundle, tool)) = self.toolbox.find(&request.name) else {
+            return Err(error::unknown_tool(&request.name, &self.toolbox));
+        };
+        let caller = Caller {
+            client: client_name(context),
+        };
+        tracing::debug!(tool = tool.name(), client = caller.client, "called");
+        let (progress, telling) = progress::channel(context);
+        let call = bundle.call(
+            tool,
+            request.arguments.unwrap_or_default(),
+            &self.manager,
+            caller,
+            progress,
+        );
+        Ok(match telling.during(call).await {
+            Ok(result) => CallToolResult::structured(Value::Object(result)),
+            Err(error) => {
+                let failure = Failure::from(&error);
+                tracing::info!(tool = tool.name(), code = failure.code.as_str(), %failure, "failed");
+                error::result(&failure)
+            }
+        })
+    }
+}
+
+impl ServerHandler for Server {
+    fn get_info(&self) -> ServerConfig {
+        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+            .with_server_info(
+                Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+                    .with_title("Throwaway PostgreSQL"),
+            )
+            .with_instructions(INSTRUCTIONS)
+    }
+
+    async fn list_tools(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListToolsResult, ErrorData> {
+        // One page: the 1.x SDKs for Python and TypeScript read no second one.
+        let tools = self.toolbox.iter().map(|(_, tool)| describe(tool)).collect();
+        Ok(ListToolsResult::with_all_items(tools).with_ttl_ms(TOOL_LIST_TTL_MS))
+    }
+
+    fn get_tool(&self, name: &str) -> Option<Tool> {
+        self.toolbox.find(name).map(|(_, tool)| describe(tool))
+    }
+
+    async fn call_tool(
+        &self,
+        request: CallToolRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<CallToolResponse, ErrorData> {
+        let _in_flight = self.tracker.token();
+        // rmcp sends nothing for a handler that panics, and the client would wait for ever.
+        let call = AssertUnwindSafe(self.call(request, &context)).catch_unwind();
+        tokio::select! {
+            biased;
+            () = context.ct.cancelled() => Err(error::cancelled()),
+            () = self.stop.cancelled() => Err(error::cancelled()),
+            outcome = call => outcome.unwrap_or_else(|_| Ok(error::result(&error::panicked()))).map(Into::into),
+        }
+    }
+}
+
+/// Untrusted, and shown to people.
+fn client_name(context: &RequestContext<RoleServer>) -> String {
+    context.client_info().map_or_else(
+        || "unknown".to_owned(),
+        |client| {
+            client
+                .name
+                .chars()
+                .filter(|c| !c.is_control())
+                .take(CLIENT_NAME_CHARS_MAX)
+                .collect()
+        },
+    )
+}
+
+fn describe(tool: &BundleTool) -> Tool {
+    let hints = tool.hints();
+    let described = Tool::new(
+        tool.name().to_owned(),
+        tool.description().to_owned(),
+        Arc::clone(tool.input_schema()),
+    )
+    .with_title(tool.title())
+    .with_annotations(
+        ToolAnnotations::new()
+            .read_only(hints.read_only)
+            .destructive(hints.destructive)
+            .idempotent(hints.idempotent)
+            .open_world(hints.open_world),
+    );
+    match tool.output_schema() {
+        Some(schema) => described.with_raw_output_schema(Arc::clone(schema)),
+        None => described,
+    }
+}

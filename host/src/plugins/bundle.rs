@@ -1,0 +1,175 @@
+//! A tool bundle: its tools, and calls of them.
+
+use serde_json::{Map, Value};
+use wasmtime::component::HasSelf;
+
+use super::tools::Tool;
+use super::v0_1::{Guest, ToolCall, bundle as wit};
+use super::{Budget, Loaded, PluginError, Runtime, Source};
+use crate::failure::Failure;
+use crate::instance::{Caller, ProgressSink};
+use crate::manager::InstanceManager;
+
+/// How many tools a bundle may offer: clients cope with some forty in all.
+const TOOLS_MAX: usize = 40;
+
+/// A component of the world `tool-bundle`.
+#[derive(Debug)]
+pub struct Bundle {
+    loaded: Loaded,
+    bindings: Indices,
+    tools: Vec<Tool>,
+}
+
+struct Indices(wit::ToolBundleIndices);
+
+impl std::fmt::Debug for Indices {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Indices")
+    }
+}
+
+/// Why a tool call has no result.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The bundle, or the host below it, says why.
+    #[error(transparent)]
+    Failed(#[from] Failure),
+    /// The bundle itself is at fault.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+}
+
+impl From<&CallError> for Failure {
+    fn from(error: &CallError) -> Self {
+        match error {
+            CallError::Failed(failure) => failure.clone(),
+            CallError::Plugin(error) => error.into(),
+        }
+    }
+}
+
+impl Bundle {
+    /// Compiles and links the component, has it check its settings and describe its tools.
+    ///
+    /// # Errors
+    /// If it isn't a tool bundle, refuses its settings, or describes tools that clients could not use.
+    pub async fn load(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
+        let loaded = Loaded::new(runtime, source, "tool-bundle", Budget::BUNDLE, |linker| {
+            wit::ToolBundle::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
+        })?;
+        let bindings = Indices(
+            wit::ToolBundleIndices::new(&loaded.instance).map_err(|error| PluginError::Unfit {
+                name: source.name.clone(),
+                world: "tool-bundle",
+                reason: format!("{error:#}"),
+            })?,
+        );
+        let mut bundle = Self {
+            loaded,
+            bindings,
+            tools: Vec::new(),
+        };
+        let settings = bundle.loaded.settings.to_string();
+        let (checked, described) = bundle
+            .call_guest(None, async |tools, store| {
+                let checked = tools.call_check_settings(&mut *store, &settings).await?;
+                Ok((checked, tools.call_describe(store).await?))
+            })
+            .await?;
+        checked.map_err(|fields| PluginError::Settings {
+            name: source.name.clone(),
+            fields: fields.into_iter().map(Into::into).collect(),
+        })?;
+        let unusable = |problem| PluginError::Tool {
+            name: source.name.clone(),
+            problem,
+        };
+        if described.len() > TOOLS_MAX {
+            return Err(unusable(format!(
+                "it has {} tools, may have {TOOLS_MAX}",
+                described.len()
+            )));
+        }
+        bundle.tools = described
+            .into_iter()
+            .map(|tool| {
+                let name = tool.name.clone();
+                Tool::try_from(tool).map_err(|problem| unusable(format!("{name:?} {problem}")))
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(bundle)
+    }
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.loaded.name
+    }
+
+    /// What it offers.
+    #[must_use]
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// Calls a tool. Instances that the call made are dropped again unless it succeeds.
+    ///
+    /// The future may be dropped at any point: that ends the call and undoes what it made.
+    ///
+    /// # Errors
+    /// If the arguments don't fit the tool's schema, the bundle says why not, or fails.
+    pub async fn call(
+        &self,
+        tool: &Tool,
+        arguments: Map<String, Value>,
+        manager: &InstanceManager,
+        caller: Caller,
+        progress: ProgressSink,
+    ) -> Result<Map<String, Value>, CallError> {
+        let arguments = Value::Object(arguments);
+        tool.check_arguments(&arguments).map_err(Failure::invalid)?;
+        let arguments = arguments.to_string();
+        let call = ToolCall {
+            manager: manager.clone(),
+            caller,
+            progress,
+            created: Vec::new(),
+        };
+        let (result, created) = self
+            .call_guest(Some(call), async |tools, store| {
+                let result = tools.call_call(&mut *store, tool.name(), &arguments).await?;
+                Ok((result, store.data_mut().take_created()))
+            })
+            .await?;
+        let json = result.map_err(Failure::from)?;
+        self.loaded.check_output(&json)?;
+        let result = match serde_json::from_str(&json) {
+            Ok(Value::Object(result)) => result,
+            Ok(_) => return Err(self.loaded.nonsense("the result is JSON, but not an object").into()),
+            Err(error) => return Err(self.loaded.nonsense(format!("the result is not JSON: {error}")).into()),
+        };
+        // From here on the call has succeeded.
+        for instance in created {
+            instance.keep();
+        }
+        Ok(result)
+    }
+
+    async fn call_guest<R>(
+        &self,
+        call: Option<ToolCall>,
+        run: impl AsyncFnOnce(
+            &wit::exports::dev_postgres::plugin::tools::Guest,
+            &mut wasmtime::Store<Guest>,
+        ) -> wasmtime::Result<R>,
+    ) -> Result<R, PluginError> {
+        self.loaded
+            .call(Guest::new(&self.loaded, call), async |store| {
+                let instance = self.loaded.instance.instantiate_async(&mut *store).await?;
+                let exports = self.bindings.0.load(&mut *store, &instance)?;
+                run(exports.dev_postgres_plugin_tools(), store).await
+            })
+            .await
+    }
+}

@@ -1,0 +1,294 @@
+//! The tools that bundles offer: what clients can use, what arguments fit, and who answers to which name.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jsonschema::Validator;
+use jsonschema::error::{TypeKind, ValidationErrorKind};
+use serde_json::{Map, Value};
+
+use super::PluginError;
+use super::bundle::Bundle;
+use super::v0_1::bundle::exports::dev_postgres::plugin::tools as wit;
+use crate::policy::FieldError;
+
+/// The longest tool name: clients prefix the server's name and crop the whole at 60 or 64 characters.
+const NAME_CHARS_MAX: usize = 40;
+/// The longest description in bytes: Claude Code cuts at 2 KB.
+const DESCRIPTION_BYTES_MAX: usize = 2048;
+/// The longest schema in bytes.
+const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// How many problems of one call are told.
+const PROBLEMS_MAX: usize = 20;
+
+/// One tool.
+#[derive(Debug)]
+pub struct Tool {
+    name: String,
+    title: String,
+    description: String,
+    input_schema: Arc<Map<String, Value>>,
+    output_schema: Option<Arc<Map<String, Value>>>,
+    hints: Hints,
+    arguments: Validator,
+}
+
+/// MCP's tool annotations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "MCP has these four")]
+pub struct Hints {
+    /// It changes nothing.
+    pub read_only: bool,
+    /// It may destroy something.
+    pub destructive: bool,
+    /// Calling it again with the same arguments changes nothing more.
+    pub idempotent: bool,
+    /// It reaches things outside this host.
+    pub open_world: bool,
+}
+
+impl Tool {
+    /// Its name: `snake_case`, at most 40 characters.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// For people.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        &self.title
+    }
+
+    /// For the model.
+    #[must_use]
+    pub fn description(&self) -> &str {
+        &self.description
+    }
+
+    /// JSON Schema with an object at the root.
+    #[must_use]
+    pub fn input_schema(&self) -> &Arc<Map<String, Value>> {
+        &self.input_schema
+    }
+
+    /// JSON Schema with an object at the root.
+    #[must_use]
+    pub fn output_schema(&self) -> Option<&Arc<Map<String, Value>>> {
+        self.output_schema.as_ref()
+    }
+
+    /// MCP's annotations.
+    #[must_use]
+    pub fn hints(&self) -> Hints {
+        self.hints
+    }
+
+    /// Checks arguments against the input schema.
+    ///
+    /// # Errors
+    /// Every problem, by field. No value is repeated: it may be a password.
+    pub fn check_arguments(&self, arguments: &Value) -> Result<(), Vec<FieldError>> {
+        let mut problems = Vec::new();
+        for error in self.arguments.iter_errors(arguments) {
+            let at: Vec<String> = error
+                .instance_path()
+                .as_str()
+                .split('/')
+                .skip(1)
+                .map(str::to_owned)
+                .collect();
+            self.explain(&at, error.kind(), &mut problems);
+            if problems.len() >= PROBLEMS_MAX {
+                break;
+            }
+        }
+        // One problem says enough about a field: `pattern` and `minLength` often fail together.
+        problems.sort_by(|a, b| a.field.cmp(&b.field));
+        problems.dedup_by(|a, b| a.field == b.field);
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    fn explain(&self, at: &[String], kind: &ValidationErrorKind, problems: &mut Vec<FieldError>) {
+        let field = at.join(".");
+        let below = |name: &str| {
+            if field.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{field}.{name}")
+            }
+        };
+        let message = match kind {
+            ValidationErrorKind::AdditionalProperties { unexpected } => {
+                problems.extend(unexpected.iter().map(|name| FieldError {
+                    field: below(name),
+                    message: self.unknown(at),
+                }));
+                return;
+            }
+            ValidationErrorKind::Required { property } => {
+                problems.push(FieldError {
+                    field: below(property.as_str().unwrap_or_default()),
+                    message: "is required".into(),
+                });
+                return;
+            }
+            ValidationErrorKind::Type {
+                kind: TypeKind::Single(expected),
+            } => format!("must be of type {expected}"),
+            ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".into(),
+            ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} characters"),
+            ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} characters"),
+            ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
+            ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
+            _ => self.description_at(at).map_or_else(
+                || "does not fit its schema".into(),
+                |rule| format!("does not fit: {rule}"),
+            ),
+        };
+        problems.push(FieldError { field, message });
+    }
+
+    fn unknown(&self, at: &[String]) -> String {
+        let known: Vec<&str> = self
+            .schema_at(at)
+            .and_then(|schema| schema.get("properties")?.as_object())
+            .into_iter()
+            .flat_map(|properties| properties.keys().map(String::as_str))
+            .collect();
+        if known.is_empty() {
+            "is not known: there are no arguments".into()
+        } else {
+            format!("is not known: there are {}", known.join(", "))
+        }
+    }
+
+    fn schema_at(&self, at: &[String]) -> Option<&Map<String, Value>> {
+        at.iter().try_fold(&*self.input_schema, |schema, name| {
+            schema.get("properties")?.get(name)?.as_object()
+        })
+    }
+
+    fn description_at(&self, at: &[String]) -> Option<&str> {
+        self.schema_at(at)?.get("description")?.as_str()
+    }
+}
+
+/// Lints what a bundle describes, by what the clients listed in the MCP notes refuse or crop.
+impl TryFrom<wit::Tool> for Tool {
+    type Error = String;
+
+    fn try_from(tool: wit::Tool) -> Result<Self, String> {
+        let name_fits = tool.name.starts_with(|c: char| c.is_ascii_lowercase())
+            && tool.name.len() <= NAME_CHARS_MAX
+            && tool
+                .name
+                .chars()
+                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if !name_fits {
+            return Err(format!(
+                "must be named in snake_case with at most {NAME_CHARS_MAX} characters"
+            ));
+        }
+        if tool.title.trim().is_empty() || tool.description.trim().is_empty() {
+            return Err("must have a title and a description".into());
+        }
+        if tool.description.len() > DESCRIPTION_BYTES_MAX {
+            return Err(format!(
+                "must have a description of at most {DESCRIPTION_BYTES_MAX} bytes"
+            ));
+        }
+        let input_schema =
+            parse_schema(&tool.input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
+        let output_schema = tool
+            .output_schema
+            .as_deref()
+            .map(parse_schema)
+            .transpose()
+            .map_err(|problem| format!("has an output schema that {problem}"))?;
+        let arguments = compile(&input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
+        Ok(Self {
+            name: tool.name,
+            title: tool.title,
+            description: tool.description,
+            input_schema: Arc::new(input_schema),
+            output_schema: output_schema.map(Arc::new),
+            hints: Hints {
+                read_only: tool.hints.read_only,
+                destructive: tool.hints.destructive,
+                idempotent: tool.hints.idempotent,
+                open_world: tool.hints.open_world,
+            },
+            arguments,
+        })
+    }
+}
+
+fn parse_schema(text: &str) -> Result<Map<String, Value>, String> {
+    if text.len() > SCHEMA_BYTES_MAX {
+        return Err(format!("has more than {SCHEMA_BYTES_MAX} bytes"));
+    }
+    let Value::Object(schema) = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))? else {
+        return Err("is not an object".into());
+    };
+    if schema.get("type").and_then(Value::as_str) != Some("object") {
+        return Err("does not say \"type\": \"object\" at its root".into());
+    }
+    if let Some(keyword) = ["oneOf", "anyOf", "allOf"]
+        .iter()
+        .find(|&&word| schema.contains_key(word))
+    {
+        return Err(format!("has {keyword} at its root, which clients refuse"));
+    }
+    if text.contains("\"$ref\"") {
+        return Err("has a $ref, which clients don't follow".into());
+    }
+    Ok(schema)
+}
+
+fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
+    jsonschema::draft202012::options()
+        .build(&Value::Object(schema.clone()))
+        .map_err(|error| format!("is not a JSON Schema: {error}"))
+}
+
+/// Every tool of every bundle, by name.
+#[derive(Debug, Default)]
+pub struct Toolbox {
+    by_name: BTreeMap<String, (Arc<Bundle>, usize)>,
+}
+
+impl Toolbox {
+    /// # Errors
+    /// If two tools have the same name.
+    pub fn new(bundles: Vec<Bundle>) -> Result<Self, PluginError> {
+        let mut by_name: BTreeMap<String, (Arc<Bundle>, usize)> = BTreeMap::new();
+        for bundle in bundles {
+            let bundle = Arc::new(bundle);
+            for (index, tool) in bundle.tools().iter().enumerate() {
+                if let Some((other, _)) = by_name.insert(tool.name.clone(), (Arc::clone(&bundle), index)) {
+                    return Err(PluginError::Collision {
+                        name: bundle.name().to_owned(),
+                        tool: tool.name.clone(),
+                        other: other.name().to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(Self { by_name })
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Bundle, &Tool)> {
+        self.by_name
+            .values()
+            .filter_map(|(bundle, index)| Some((&**bundle, bundle.tools().get(*index)?)))
+    }
+
+    /// The tool of that name and the bundle that offers it.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<(&Bundle, &Tool)> {
+        let (bundle, index) = self.by_name.get(name)?;
+        Some((bundle, bundle.tools().get(*index)?))
+    }
+}

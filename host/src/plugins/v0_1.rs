@@ -1,0 +1,469 @@
+//! WIT version 0.1: the generated bindings, what a guest's imports do, and the WIT ↔ domain conversion.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rand::TryRng;
+use secrecy::{ExposeSecret, SecretString};
+use wasmtime::ResourceLimiter;
+
+use super::{Budget, Loaded, Overrun, TABLE_ELEMENTS_MAX};
+use crate::failure::{Failure, FailureCode};
+use crate::instance::{
+    Caller, Connection, ConnectionUri, CreateRequest, Found, Health, HealthReport, Image, Instance, InstanceId,
+    InstanceSpec, InvalidValue, Limits, Password, ProgressSink, Status,
+};
+use crate::manager::{InstanceManager, NewInstance};
+use crate::policy::{Action, FieldError, Rejection};
+
+pub(super) mod bundle {
+    //! The bindings of the world `tool-bundle`.
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "tool-bundle",
+        imports: { default: async | trappable },
+        exports: { default: async },
+    });
+}
+
+pub(super) mod policy {
+    //! The bindings of the world `policy`; what both worlds have is taken from the other's.
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "policy",
+        imports: { default: async | trappable },
+        exports: { default: async },
+        with: {
+            "dev-postgres:plugin/types": super::bundle::dev_postgres::plugin::types,
+            "dev-postgres:plugin/settings": super::bundle::dev_postgres::plugin::settings,
+            "dev-postgres:plugin/log": super::bundle::dev_postgres::plugin::log,
+        },
+    });
+}
+
+use bundle::dev_postgres::plugin::{instances, log, settings, types};
+use policy::dev_postgres::plugin::random;
+use policy::exports::dev_postgres::plugin::rules;
+
+/// The most randomness that one call gives.
+const RANDOM_BYTES_MAX: u32 = 1024;
+
+/// What the host knows of one call into a guest.
+pub(super) struct Guest {
+    pub(super) meter: Meter,
+    name: Arc<str>,
+    settings: Arc<str>,
+    log_bytes_left: usize,
+    /// What must not reach the log, however the guest came by it.
+    secrets: Vec<SecretString>,
+    tool_call: Option<ToolCall>,
+}
+
+/// On whose behalf a bundle acts in one call, and what it has made there.
+#[derive(Debug)]
+pub(super) struct ToolCall {
+    pub(super) manager: InstanceManager,
+    pub(super) caller: Caller,
+    pub(super) progress: ProgressSink,
+    /// Dropped with the call unless the call succeeds.
+    pub(super) created: Vec<NewInstance>,
+}
+
+impl Guest {
+    pub(super) fn new(loaded: &Loaded, tool_call: Option<ToolCall>) -> Self {
+        Self {
+            meter: Meter::new(loaded.budget),
+            name: Arc::clone(&loaded.name),
+            settings: Arc::clone(&loaded.settings),
+            log_bytes_left: loaded.budget.log_bytes,
+            secrets: Vec::new(),
+            tool_call,
+        }
+    }
+
+    /// Keeps `secret` out of the log.
+    pub(super) fn hide(&mut self, secret: &str) {
+        self.secrets.push(secret.into());
+    }
+
+    /// What a successful call has made, for the caller to keep.
+    pub(super) fn take_created(&mut self) -> Vec<NewInstance> {
+        self.tool_call
+            .as_mut()
+            .map(|call| std::mem::take(&mut call.created))
+            .unwrap_or_default()
+    }
+
+    fn tool_call(&mut self) -> wasmtime::Result<&mut ToolCall> {
+        self.tool_call
+            .as_mut()
+            .ok_or_else(|| wasmtime::Error::msg("instances can be reached in tools.call only"))
+    }
+
+    fn reveal(&mut self, connection: &Connection) -> types::Connection {
+        self.hide(connection.password.expose());
+        self.hide(connection.dsn.expose());
+        types::Connection::from(connection)
+    }
+}
+
+/// Counts the memory that a guest holds.
+pub(super) struct Meter {
+    bytes_left: usize,
+    bytes_max: usize,
+}
+
+impl Meter {
+    fn new(budget: Budget) -> Self {
+        Self {
+            bytes_left: budget.memory_bytes,
+            bytes_max: budget.memory_bytes,
+        }
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        match self.bytes_left.checked_sub(desired.saturating_sub(current)) {
+            Some(left) => {
+                self.bytes_left = left;
+                Ok(true)
+            }
+            None => Err(Overrun::Memory(self.bytes_max).into()),
+        }
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        Ok(desired <= TABLE_ELEMENTS_MAX)
+    }
+}
+
+impl types::Host for Guest {}
+
+impl settings::Host for Guest {
+    async fn get(&mut self) -> wasmtime::Result<String> {
+        Ok(self.settings.to_string())
+    }
+}
+
+impl log::Host for Guest {
+    async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        let Some(left) = self.log_bytes_left.checked_sub(message.len()) else {
+            if std::mem::take(&mut self.log_bytes_left) > 0 {
+                tracing::warn!(component = %self.name, "logs more than it may: the rest of this call's log is dropped");
+            }
+            return Ok(());
+        };
+        self.log_bytes_left = left;
+        let message = self.secrets.iter().fold(message, |text, secret| {
+            text.replace(secret.expose_secret(), "[redacted]")
+        });
+        let component = &self.name;
+        // `Debug` keeps line breaks and control characters out of a line-based log.
+        match level {
+            log::Level::Debug => tracing::debug!(%component, ?message),
+            log::Level::Info => tracing::info!(%component, ?message),
+            log::Level::Warn => tracing::warn!(%component, ?message),
+            log::Level::Error => tracing::error!(%component, ?message),
+        }
+        Ok(())
+    }
+}
+
+impl random::Host for Guest {
+    async fn bytes(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
+        if len > RANDOM_BYTES_MAX {
+            return Err(wasmtime::Error::msg(format!(
+                "asked for {len} random bytes, may have {RANDOM_BYTES_MAX}"
+            )));
+        }
+        let mut bytes = vec![0; len as usize];
+        rand::rngs::SysRng.try_fill_bytes(&mut bytes)?;
+        Ok(bytes)
+    }
+}
+
+impl instances::Host for Guest {
+    async fn create(
+        &mut self,
+        request: types::CreateRequest,
+    ) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
+        let call = self.tool_call()?;
+        let made = call.manager.create(&request.into(), &call.caller, &call.progress).await;
+        Ok(match made {
+            Ok(made) => {
+                let connection = made.connection().clone();
+                call.created.push(made);
+                Ok(self.reveal(&connection))
+            }
+            Err(error) => Err(Failure::from(&error).into()),
+        })
+    }
+
+    async fn list(&mut self) -> wasmtime::Result<Result<Vec<types::Instance>, types::Failure>> {
+        let call = self.tool_call()?;
+        Ok(match call.manager.list(&call.caller).await {
+            Ok(instances) => Ok(instances.iter().map(Into::into).collect()),
+            Err(error) => Err(Failure::from(&error).into()),
+        })
+    }
+
+    async fn get(&mut self, id: String) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
+        let id = match parse_id(&id) {
+            Ok(id) => id,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let call = self.tool_call()?;
+        Ok(match call.manager.get(id, &call.caller).await {
+            Ok(connection) => Ok(self.reveal(&connection)),
+            Err(error) => Err(Failure::from(&error).into()),
+        })
+    }
+
+    async fn drop(&mut self, id: String) -> wasmtime::Result<Result<(), types::Failure>> {
+        let id = match parse_id(&id) {
+            Ok(id) => id,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let call = self.tool_call()?;
+        Ok(call
+            .manager
+            .remove(id, &call.caller)
+            .await
+            .map_err(|error| Failure::from(&error).into()))
+    }
+
+    async fn health(&mut self, id: String) -> wasmtime::Result<Result<types::HealthReport, types::Failure>> {
+        let id = match parse_id(&id) {
+            Ok(id) => id,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let call = self.tool_call()?;
+        Ok(match call.manager.health(id, &call.caller).await {
+            Ok(report) => Ok((&report).into()),
+            Err(error) => Err(Failure::from(&error).into()),
+        })
+    }
+}
+
+fn parse_id(text: &str) -> Result<InstanceId, types::Failure> {
+    text.parse().map_err(|InvalidValue(message)| {
+        Failure::invalid(vec![FieldError {
+            field: "id".into(),
+            message,
+        }])
+        .into()
+    })
+}
+
+fn rfc3339(time: SystemTime) -> String {
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
+impl From<types::CreateRequest> for CreateRequest {
+    fn from(request: types::CreateRequest) -> Self {
+        Self {
+            version: request.version,
+            database: request.database,
+            username: request.username,
+            password: request.password.map(Into::into),
+        }
+    }
+}
+
+impl From<&CreateRequest> for types::CreateRequest {
+    fn from(request: &CreateRequest) -> Self {
+        Self {
+            version: request.version.clone(),
+            database: request.database.clone(),
+            username: request.username.clone(),
+            password: request
+                .password
+                .as_ref()
+                .map(|secret| secret.expose_secret().to_owned()),
+        }
+    }
+}
+
+impl From<&Instance> for types::Instance {
+    fn from(instance: &Instance) -> Self {
+        Self {
+            id: instance.id.to_string(),
+            container_id: instance.container_id.clone(),
+            host: instance.host.clone(),
+            port: instance.port.get(),
+            version: instance.version.clone(),
+            database: instance.database.as_str().to_owned(),
+            username: instance.username.as_str().to_owned(),
+            status: match instance.status {
+                Status::Created => types::Status::Created,
+                Status::Running => types::Status::Running,
+                Status::Paused => types::Status::Paused,
+                Status::Stopped => types::Status::Stopped,
+            },
+            created_at: rfc3339(instance.created_at),
+        }
+    }
+}
+
+impl From<&Connection> for types::Connection {
+    fn from(connection: &Connection) -> Self {
+        Self {
+            instance: (&connection.instance).into(),
+            password: connection.password.expose().to_owned(),
+            dsn: connection.dsn.expose().to_owned(),
+        }
+    }
+}
+
+impl From<&HealthReport> for types::HealthReport {
+    fn from(report: &HealthReport) -> Self {
+        Self {
+            id: report.id.to_string(),
+            health: match report.health {
+                Health::Healthy => types::Health::Healthy,
+                Health::Starting => types::Health::Starting,
+                Health::Unhealthy => types::Health::Unhealthy,
+                Health::Stopped => types::Health::Stopped,
+            },
+            message: report.message.clone(),
+            latency_micros: report.latency.map(micros),
+            checked_at: rfc3339(report.checked_at),
+        }
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+impl From<types::FieldError> for FieldError {
+    fn from(error: types::FieldError) -> Self {
+        Self {
+            field: error.field,
+            message: error.message,
+        }
+    }
+}
+
+impl From<Failure> for types::Failure {
+    fn from(failure: Failure) -> Self {
+        Self {
+            code: match failure.code {
+                FailureCode::InvalidArguments => types::FailureCode::InvalidArguments,
+                FailureCode::Denied => types::FailureCode::Denied,
+                FailureCode::NotFound => types::FailureCode::NotFound,
+                FailureCode::Exhausted => types::FailureCode::Exhausted,
+                FailureCode::Unavailable => types::FailureCode::Unavailable,
+                FailureCode::TimedOut => types::FailureCode::TimedOut,
+                FailureCode::Failed => types::FailureCode::Failed,
+                FailureCode::Internal => types::FailureCode::Internal,
+            },
+            message: failure.message,
+            advice: failure.advice,
+            fields: failure
+                .fields
+                .into_iter()
+                .map(|FieldError { field, message }| types::FieldError { field, message })
+                .collect(),
+        }
+    }
+}
+
+impl From<types::Failure> for Failure {
+    fn from(failure: types::Failure) -> Self {
+        Self {
+            code: match failure.code {
+                types::FailureCode::InvalidArguments => FailureCode::InvalidArguments,
+                types::FailureCode::Denied => FailureCode::Denied,
+                types::FailureCode::NotFound => FailureCode::NotFound,
+                types::FailureCode::Exhausted => FailureCode::Exhausted,
+                types::FailureCode::Unavailable => FailureCode::Unavailable,
+                types::FailureCode::TimedOut => FailureCode::TimedOut,
+                types::FailureCode::Failed => FailureCode::Failed,
+                types::FailureCode::Internal => FailureCode::Internal,
+            },
+            message: failure.message,
+            advice: failure.advice,
+            fields: failure.fields.into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&Caller> for rules::Caller {
+    fn from(caller: &Caller) -> Self {
+        Self {
+            client: caller.client.clone(),
+        }
+    }
+}
+
+impl From<&crate::instance::Defaults> for rules::Defaults {
+    fn from(defaults: &crate::instance::Defaults) -> Self {
+        Self {
+            repository: defaults.image.repository().to_owned(),
+            version: defaults.image.version().to_owned(),
+            memory_mib: defaults.limits.memory_mib(),
+            cpu_millis: defaults.limits.cpu_millis(),
+        }
+    }
+}
+
+impl From<Action> for rules::Action {
+    fn from(action: Action) -> Self {
+        match action {
+            Action::Get => Self::Get,
+            Action::List => Self::List,
+            Action::Drop => Self::Drop,
+            Action::Health => Self::Health,
+        }
+    }
+}
+
+impl From<&Found> for rules::Endpoint {
+    fn from(found: &Found) -> Self {
+        let instance = &found.instance;
+        Self {
+            host: instance.host.clone(),
+            port: instance.port.get(),
+            database: instance.database.as_str().to_owned(),
+            username: instance.username.as_str().to_owned(),
+            password: found.password.expose().to_owned(),
+        }
+    }
+}
+
+impl From<rules::Rejection> for Rejection {
+    fn from(rejection: rules::Rejection) -> Self {
+        match rejection {
+            rules::Rejection::Invalid(fields) => Self::Invalid(fields.into_iter().map(Into::into).collect()),
+            rules::Rejection::Denied(reason) => Self::Denied(reason),
+        }
+    }
+}
+
+/// A policy's spec is checked like any other input.
+impl TryFrom<types::InstanceSpec> for InstanceSpec {
+    type Error = InvalidValue;
+
+    fn try_from(spec: types::InstanceSpec) -> Result<Self, InvalidValue> {
+        let named = |field: &'static str| move |InvalidValue(message)| InvalidValue(format!("{field} {message}"));
+        Ok(Self {
+            image: Image::new(&spec.repository, &spec.version).map_err(named("the image"))?,
+            database: spec.database.parse().map_err(named("database"))?,
+            username: spec.username.parse().map_err(named("username"))?,
+            password: Password::new(spec.password).map_err(named("password"))?,
+            limits: Limits::new(spec.memory_mib, spec.cpu_millis)?,
+        })
+    }
+}
+
+/// A policy's connection URI, as far as the host can judge it.
+pub(super) fn connection_uri(text: String) -> Result<ConnectionUri, InvalidValue> {
+    if text.is_empty() || text.chars().any(char::is_control) {
+        return Err(InvalidValue(
+            "the connection URI is empty or has control characters".into(),
+        ));
+    }
+    Ok(ConnectionUri::new(text))
+}

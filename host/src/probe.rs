@@ -1,0 +1,128 @@
+//! Asks a PostgreSQL server whether it answers, as its user would: over TCP, with the instance's own credentials.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
+
+use crate::instance::Found;
+
+/// How long one connection with its query may take while a server starts: a proxy in front of it may accept early and
+/// then say nothing.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause after the first failed attempt; each further one is half as long again.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+/// The longest pause between attempts.
+const LAST_PAUSE: Duration = Duration::from_millis(40);
+
+/// Why a server did not answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ProbeError {
+    /// Nothing answers yet, or not any more; it may come.
+    #[error("{0}")]
+    Silent(String),
+    /// A server answers and will not have us: waiting doesn't help.
+    #[error("{0}")]
+    Refused(String),
+    /// No answer within the deadline.
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+}
+
+/// Runs one query within `deadline` and says how long that took, connecting included.
+///
+/// # Errors
+/// If the query was not answered.
+pub async fn query(found: &Found, deadline: Duration) -> Result<Duration, ProbeError> {
+    let begun = Instant::now();
+    timeout(deadline, attempt(found))
+        .await
+        .map_err(|_| ProbeError::TimedOut(deadline))?
+        .map(|()| begun.elapsed())
+}
+
+/// Asks again and again, ever more slowly, until a query is answered.
+///
+/// # Errors
+/// When `deadline` has passed, with what the last attempt met; at once when the server refuses the credentials.
+pub async fn until_ready(found: &Found, deadline: Duration) -> Result<(), ProbeError> {
+    let end = Instant::now() + deadline;
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let error = match query(found, ATTEMPT_TIMEOUT).await {
+            Ok(_) => return Ok(()),
+            Err(refused @ ProbeError::Refused(_)) => return Err(refused),
+            Err(error) => error,
+        };
+        if Instant::now() + pause >= end {
+            return Err(error);
+        }
+        tracing::trace!(%error, "not ready yet");
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(LAST_PAUSE);
+    }
+}
+
+async fn attempt(found: &Found) -> Result<(), ProbeError> {
+    let instance = &found.instance;
+    let (client, connection) = tokio_postgres::Config::new()
+        .host(&instance.host)
+        .port(instance.port.get())
+        .user(instance.username.as_str())
+        .password(found.password.expose())
+        .dbname(instance.database.as_str())
+        .application_name(env!("CARGO_PKG_NAME"))
+        .connect(NoTls)
+        .await
+        .map_err(|error| classify(&error))?;
+    let answer = tokio::select! {
+        answer = client.simple_query("SELECT 1") => answer.map_err(|error| classify(&error))?,
+        end = connection => return Err(match end {
+            Ok(()) => ProbeError::Silent("the server closed the connection".into()),
+            Err(error) => classify(&error),
+        }),
+    };
+    let answered = answer
+        .iter()
+        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("1")));
+    if answered {
+        Ok(())
+    } else {
+        Err(ProbeError::Refused("SELECT 1 was answered with something else".into()))
+    }
+}
+
+/// A server that starts, stops or is out of connections may do better later; one that knows neither the role nor the
+/// database will not.
+fn classify(error: &tokio_postgres::Error) -> ProbeError {
+    let Some(answer) = error.as_db_error() else {
+        return ProbeError::Silent(chain(error));
+    };
+    let reason = format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    let hopeless = [
+        SqlState::INVALID_PASSWORD,
+        SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+        SqlState::INVALID_CATALOG_NAME,
+    ];
+    if hopeless.contains(answer.code()) {
+        ProbeError::Refused(reason)
+    } else {
+        ProbeError::Silent(reason)
+    }
+}
+
+/// An error with its causes: tokio-postgres says "error connecting to server" and keeps the rest in `source`.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}

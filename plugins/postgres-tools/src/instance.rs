@@ -1,0 +1,184 @@
+//! What the tools say of an instance: the JSON, and the schema that describes it.
+
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use crate::bindings::dev_postgres::plugin::types::{Connection, Instance, Status};
+use crate::schema;
+
+/// An instance without what opens it.
+#[derive(Serialize)]
+pub(crate) struct InstanceJson {
+    id: String,
+    container_id: String,
+    host: String,
+    port: u16,
+    database: String,
+    username: String,
+    version: String,
+    created_at: String,
+    status: &'static str,
+}
+
+impl From<Instance> for InstanceJson {
+    fn from(instance: Instance) -> Self {
+        Self {
+            id: instance.id,
+            container_id: instance.container_id,
+            host: instance.host,
+            port: instance.port,
+            database: instance.database,
+            username: instance.username,
+            version: instance.version,
+            created_at: instance.created_at,
+            status: match instance.status {
+                Status::Created => "created",
+                Status::Running => "running",
+                Status::Paused => "paused",
+                Status::Stopped => "stopped",
+            },
+        }
+    }
+}
+
+/// An instance with what opens it.
+#[derive(Serialize)]
+pub(crate) struct ConnectionJson {
+    #[serde(flatten)]
+    instance: InstanceJson,
+    password: String,
+    dsn: String,
+}
+
+impl From<Connection> for ConnectionJson {
+    fn from(connection: Connection) -> Self {
+        Self {
+            instance: connection.instance.into(),
+            password: connection.password,
+            dsn: connection.dsn,
+        }
+    }
+}
+
+/// The schema of [`InstanceJson`].
+pub(crate) fn instance_schema() -> Value {
+    schema::object(
+        "A PostgreSQL instance, without its password and DSN.",
+        instance_properties(),
+        &[],
+    )
+}
+
+/// The schema of [`ConnectionJson`].
+pub(crate) fn connection_schema() -> Value {
+    let mut properties = instance_properties();
+    properties.insert(
+        "password".into(),
+        json!({ "type": "string", "description": "The user's password. A secret." }),
+    );
+    properties.insert(
+        "dsn".into(),
+        json!({
+            "type": "string",
+            "description": "Connection URI (postgresql://…) with the password in it, percent-encoded: pass it to psql or \
+                            to a driver as it is. A secret.",
+        }),
+    );
+    schema::object("A PostgreSQL instance with what it takes to connect.", properties, &[])
+}
+
+fn instance_properties() -> Map<String, Value> {
+    schema::properties(json!({
+        "id": schema::instance_id("The instance's id: pass it to the other tools."),
+        "container_id": {
+            "type": "string",
+            "description": "Full id of the container that runs the server.",
+        },
+        "host": {
+            "type": "string",
+            "description": "Host name or IP address to connect to; IPv6 without brackets.",
+        },
+        "port": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": 65535,
+            "description": "TCP port to connect to.",
+        },
+        "database": { "type": "string", "description": "Name of the database." },
+        "username": { "type": "string", "description": "Name of the user, who is a superuser." },
+        "version": {
+            "type": "string",
+            "description": "PostgreSQL version, as the image's tag names it: \"17\", \"16.4\".",
+        },
+        "created_at": schema::time("When the instance was created."),
+        "status": {
+            "type": "string",
+            "enum": ["created", "running", "paused", "stopped"],
+            "description": "What the container does. Whether PostgreSQL answers is health_check_postgres's to tell.",
+        },
+    }))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn instance() -> Instance {
+        Instance {
+            id: "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21".into(),
+            container_id: "4f5e".into(),
+            host: "127.0.0.1".into(),
+            port: 15432,
+            version: "17".into(),
+            database: "my-db \"x\" 'y'".into(),
+            username: "us er%/@".into(),
+            status: Status::Running,
+            created_at: "2026-11-22T17:40:32Z".into(),
+        }
+    }
+
+    pub(crate) fn connection() -> Connection {
+        Connection {
+            instance: instance(),
+            password: "s3cret\"\\".into(),
+            dsn: "postgresql://…".into(),
+        }
+    }
+
+    #[test]
+    fn a_connection_is_one_flat_object() {
+        let json = serde_json::to_value(ConnectionJson::from(connection())).expect("JSON");
+        assert_eq!(
+            json,
+            json!({
+                "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+                "container_id": "4f5e",
+                "host": "127.0.0.1",
+                "port": 15432,
+                "database": "my-db \"x\" 'y'",
+                "username": "us er%/@",
+                "version": "17",
+                "created_at": "2026-11-22T17:40:32Z",
+                "status": "running",
+                "password": "s3cret\"\\",
+                "dsn": "postgresql://…",
+            })
+        );
+        schema::tests::assert_fits(&connection_schema(), &json);
+    }
+
+    #[test]
+    fn an_instance_has_neither_password_nor_dsn() {
+        let json = serde_json::to_value(InstanceJson::from(instance())).expect("JSON");
+        schema::tests::assert_fits(&instance_schema(), &json);
+        assert!(json.get("password").is_none() && json.get("dsn").is_none());
+    }
+
+    #[test]
+    fn every_status_is_one_that_the_schema_knows() {
+        for status in [Status::Created, Status::Running, Status::Paused, Status::Stopped] {
+            let json = serde_json::to_value(InstanceJson::from(Instance { status, ..instance() })).expect("JSON");
+            schema::tests::assert_fits(&instance_schema(), &json);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Hostile guests: components of the real worlds whose every function misbehaves in one way.
+
+use std::path::Path;
+
+use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
+use wit_parser::{ManglingAndAbi, Resolve};
+
+/// What a hostile guest does as soon as it is called.
+#[derive(Debug, Clone, Copy)]
+pub enum Misdeed {
+    /// Traps.
+    Trap,
+    /// Computes for ever.
+    Spin,
+    /// Takes memory without end.
+    Hoard,
+    /// Calls itself without end.
+    Recurse,
+}
+
+/// A component of `world` that does nothing but `misdeed`.
+///
+/// # Panics
+/// If it can't be built.
+#[must_use]
+pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
+    let mut resolve = Resolve::default();
+    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
+    let (package, _) = resolve.push_dir(wit).expect("wit/ parses");
+    let world = resolve
+        .select_world(&[package], Some(world))
+        .expect("the world is in wit/");
+    let idle = dummy_module(&resolve, world, ManglingAndAbi::Standard32);
+    let text = wasmprinter::print_bytes(&idle).expect("a module prints");
+    // Every function of the dummy module is a lone `unreachable`.
+    let body = match misdeed {
+        Misdeed::Trap => "unreachable",
+        Misdeed::Spin => "(loop (br 0)) unreachable",
+        Misdeed::Hoard => "(loop (drop (memory.grow (i32.const 16))) (br 0)) unreachable",
+        Misdeed::Recurse => "(call $recurse) unreachable",
+    };
+    let mut text = text.replace("unreachable", body);
+    if matches!(misdeed, Misdeed::Recurse) {
+        let end = text.rfind(')').expect("a module ends");
+        text.insert_str(end, "(func $recurse (call $recurse))");
+    }
+    let mut module = wat::parse_str(&text).expect("the module is still one");
+    embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world can be embedded");
+    ComponentEncoder::default()
+        .module(&module)
+        .and_then(ComponentEncoder::encode)
+        .expect("the module makes a component")
+}

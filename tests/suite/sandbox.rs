@@ -1,0 +1,118 @@
+//! Guests that misbehave: the call ends within its budget, the error names guest and budget, the host goes on.
+
+use std::time::{Duration, Instant};
+
+use dev_postgres_mcp::plugins::bundle::Bundle;
+use dev_postgres_mcp::plugins::policy::ComponentPolicy;
+use dev_postgres_mcp::plugins::{Overrun, PluginError, Runtime, Source};
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile};
+
+fn source(world: &str, misdeed: Misdeed) -> Source {
+    Source {
+        name: "villain".into(),
+        bytes: hostile(world, misdeed).into(),
+        settings: serde_json::Map::new(),
+    }
+}
+
+async fn load_policy(misdeed: Misdeed) -> PluginError {
+    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    ComponentPolicy::load(&runtime, &source("policy", misdeed))
+        .await
+        .expect_err("it misbehaves when it is asked to check its settings")
+}
+
+#[tokio::test]
+async fn a_policy_that_traps_is_named_with_the_reason() {
+    let error = load_policy(Misdeed::Trap).await;
+    assert_eq!(
+        error.to_string(),
+        "villain trapped: wasm trap: wasm `unreachable` instruction executed"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_never_ends_is_stopped_when_its_cpu_time_is_spent() {
+    let begun = Instant::now();
+    let error = load_policy(Misdeed::Spin).await;
+    assert_eq!(
+        error.to_string(),
+        "villain used more than its budget of 1 s of CPU time"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(20), "took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_policy_that_takes_memory_without_end_is_stopped_at_its_limit() {
+    let error = load_policy(Misdeed::Hoard).await;
+    assert_eq!(
+        error.to_string(),
+        "villain used more than its budget of 64 MiB of memory"
+    );
+}
+
+#[tokio::test]
+async fn a_policy_that_recurses_without_end_is_stopped() {
+    let error = load_policy(Misdeed::Recurse).await;
+    assert_eq!(error.to_string(), "villain trapped: wasm trap: call stack exhausted");
+}
+
+#[tokio::test]
+async fn a_guest_that_spins_keeps_nobody_else_from_running() {
+    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let source = source("tool-bundle", Misdeed::Spin);
+    // One thread for both: the timer below fires only if the guest lets go of it.
+    let (loaded, waited) = tokio::join!(Bundle::load(&runtime, &source), async {
+        let begun = Instant::now();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        begun.elapsed()
+    });
+    assert!(waited < Duration::from_secs(1), "the timer fired after {waited:?}");
+    let error = loaded.expect_err("it never describes its tools");
+    assert!(
+        matches!(
+            error,
+            PluginError::OverBudget {
+                budget: Overrun::Cpu(_),
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_any_more_ends_at_once() {
+    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let source = source("tool-bundle", Misdeed::Spin);
+    let begun = Instant::now();
+    let loading = tokio::time::timeout(Duration::from_millis(50), Bundle::load(&runtime, &source));
+    assert!(loading.await.is_err(), "a spinning guest can't have been loaded");
+    assert!(begun.elapsed() < Duration::from_secs(1), "took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_no_component_is_refused_with_the_world_that_was_expected() {
+    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let of_another_world = source("policy", Misdeed::Trap);
+    let error = Bundle::load(&runtime, &of_another_world)
+        .await
+        .expect_err("it is a policy");
+    assert!(
+        error
+            .to_string()
+            .starts_with("villain is not a component of the world dev-postgres:plugin/tool-bundle@0.1.0: "),
+        "{error}"
+    );
+    let garbage = Source {
+        bytes: b"\0asm or not".as_slice().into(),
+        ..of_another_world
+    };
+    let error = ComponentPolicy::load(&runtime, &garbage)
+        .await
+        .expect_err("it is garbage");
+    assert!(
+        error.to_string().contains("dev-postgres:plugin/policy@0.1.0"),
+        "{error}"
+    );
+}
