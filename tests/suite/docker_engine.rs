@@ -80,7 +80,8 @@ impl Scene {
     async fn assert_nothing_left(&self) {
         self.tracker.close();
         self.tracker.wait().await;
-        for id in self.made.lock().expect("no panic").clone() {
+        let made = self.made.lock().expect("no panic").clone();
+        for id in made {
             let label = format!("label=dev-postgres-mcp.id={id}");
             assert_eq!(
                 docker(&["ps", "-aq", "--filter", &label]).await,
