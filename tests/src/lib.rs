@@ -1,6 +1,7 @@
 //! Support for the suite: what stands in for the outside world, and what starts the real one.
 
 pub mod binary;
+pub mod clients;
 pub mod database;
 pub mod docker_cli;
 pub mod guests;

@@ -12,6 +12,7 @@
 //!
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 
+mod bootstrap;
 mod client;
 mod container;
 mod create;

@@ -12,7 +12,7 @@ use bollard::models::{
 use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use super::client::{CallError, Client};
-use super::label;
+use super::{bootstrap, label};
 use crate::instance::{Instance, InstanceId, InstanceSpec, Password, Port, Status};
 
 /// How many processes and threads an instance may have: PostgreSQL's 100 connections and its background workers, and
@@ -110,7 +110,8 @@ pub(super) fn body(
         image: Some(spec.image.to_string()),
         labels: Some(labels(id, spec, port, created_at)),
         env: Some(vec![
-            format!("POSTGRES_USER={}", spec.username.as_str()),
+            format!("POSTGRES_USER={}", bootstrap::user(&spec.username)),
+            format!("{}={}", bootstrap::USERNAME_VARIABLE, spec.username.as_str()),
             format!("POSTGRES_DB={}", spec.database.as_str()),
             format!("POSTGRES_PASSWORD={}", verifier(spec, image)),
             format!("PGDATA={DATA_DIRECTORY}"),
