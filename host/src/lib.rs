@@ -19,8 +19,11 @@
 //! | `cli/setting_flags.rs` | an option for each setting | which settings there are |
 //! | `cli/logging.rs`, `signals.rs` | the process's log; the signals that end it | commands |
 //! | `app.rs` | the parts of one process, each built when it is first needed | the command line, MCP |
-//! | `config.rs`, `config/problem.rs` | ordered sources in, domain values or every problem out | who uses it |
+//! | `config.rs` | the configuration as domain values | who uses it |
 //! | `config/keys.rs`, `default.toml` | which settings there are, with defaults and meanings | |
+//! | `config/sources.rs` | reading file, environment and options, the later over the earlier | what the settings mean |
+//! | `config/values.rs` | from what they gave to domain values | where it came from |
+//! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |

@@ -57,7 +57,10 @@ pub fn node(name: &str) -> Command {
 #[must_use]
 pub fn inspector(arguments: &[&str]) -> Command {
     let mut command = Command::new(installed("npm/node_modules/.bin/mcp-inspector"));
-    command.args(["--cli", "-q", "--format", "json"]).args(arguments).kill_on_drop(true);
+    command
+        .args(["--cli", "-q", "--format", "json"])
+        .args(arguments)
+        .kill_on_drop(true);
     command
 }
 

@@ -15,14 +15,14 @@ const KNOWN_BY: [(&str, &str); 5] = [
     ("wasmtime", "plugins"),
 ];
 
-/// Every file below a folder, with its path from there.
+/// Every file below a folder that somebody wrote, with its path from there.
 fn files(folder: &Path, prefix: &str, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
         if path.is_dir() {
             files(&path, &format!("{prefix}{name}/"), found);
-        } else {
+        } else if path.extension().is_none_or(|end| end != "snap") {
             found.insert(format!("{prefix}{name}"));
         }
     }

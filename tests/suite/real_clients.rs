@@ -23,8 +23,16 @@ async fn check_with_every_driver(instance: &Value) {
         .arg(dsn)
         .kill_on_drop(true);
     assert_eq!(clients::json(&mut psql).await, expected, "psql");
-    assert_eq!(clients::json(clients::python("query.py").env("DSN", dsn)).await, expected, "psycopg");
-    assert_eq!(clients::json(clients::node("query.cjs").env("DSN", dsn)).await, expected, "node-postgres");
+    assert_eq!(
+        clients::json(clients::python("query.py").env("DSN", dsn)).await,
+        expected,
+        "psycopg"
+    );
+    assert_eq!(
+        clients::json(clients::node("query.cjs").env("DSN", dsn)).await,
+        expected,
+        "node-postgres"
+    );
 
     let (client, connection) = tokio_postgres::connect(dsn, tokio_postgres::NoTls)
         .await
@@ -34,7 +42,11 @@ async fn check_with_every_driver(instance: &Value) {
         .query_one("SELECT current_user::text, current_database()::text", &[])
         .await
         .expect("the query runs");
-    assert_eq!(json!([row.get::<_, String>(0), row.get::<_, String>(1)]), expected, "tokio-postgres");
+    assert_eq!(
+        json!([row.get::<_, String>(0), row.get::<_, String>(1)]),
+        expected,
+        "tokio-postgres"
+    );
 }
 
 #[tokio::test]
@@ -82,7 +94,10 @@ async fn assert_contained(instance: &Value) {
     let inspected: Value = serde_json::from_str(&docker(&["inspect", id]).await).expect("JSON");
     let container = &inspected[0];
     let host = &container["HostConfig"];
-    assert_eq!(container["Name"], format!("/mcp-postgres-{}", instance["id"].as_str().expect("an id")));
+    assert_eq!(
+        container["Name"],
+        format!("/mcp-postgres-{}", instance["id"].as_str().expect("an id"))
+    );
     assert_eq!(host["Memory"], 512 << 20);
     assert_eq!(host["NanoCpus"], 1_000_000_000);
     assert!(host["PidsLimit"].as_i64().is_some_and(|limit| limit > 0), "{host}");
@@ -90,11 +105,26 @@ async fn assert_contained(instance: &Value) {
     assert_eq!(host["SecurityOpt"], json!(["no-new-privileges"]));
     assert_eq!(host["PortBindings"]["5432/tcp"][0]["HostIp"], "127.0.0.1");
     let volumes = container["Mounts"].as_array().expect("mounts");
-    assert!(volumes.iter().all(|mount| mount["Type"] != "volume"), "no volume outlives it: {volumes:?}");
+    assert!(
+        volumes.iter().all(|mount| mount["Type"] != "volume"),
+        "no volume outlives it: {volumes:?}"
+    );
     let password = instance["password"].as_str().expect("a password");
-    let row = docker(&["ps", "--all", "--no-trunc", "--filter", &format!("id={id}"), "--format", "{{json .}}"]).await;
+    let row = docker(&[
+        "ps",
+        "--all",
+        "--no-trunc",
+        "--filter",
+        &format!("id={id}"),
+        "--format",
+        "{{json .}}",
+    ])
+    .await;
     let row: Value = serde_json::from_str(&row).expect("JSON");
-    assert!(row["Labels"].as_str().is_some_and(|labels| !labels.contains(password)), "{row}");
+    assert!(
+        row["Labels"].as_str().is_some_and(|labels| !labels.contains(password)),
+        "{row}"
+    );
     assert!(!docker(&["logs", id]).await.contains(password));
 }
 
@@ -102,7 +132,16 @@ async fn assert_contained(instance: &Value) {
 async fn the_inspector_finds_nothing_wrong_with_the_tools_in_either_era() {
     let server = binary::path().to_str().expect("a path in UTF-8");
     for era in ["legacy", "modern"] {
-        let list = ["--protocol-era", era, server, "mcp", "serve", "--method", "tools/list", "--strict"];
+        let list = [
+            "--protocol-era",
+            era,
+            server,
+            "mcp",
+            "serve",
+            "--method",
+            "tools/list",
+            "--strict",
+        ];
         let (code, stdout, stderr) = clients::run(&mut clients::inspector(&list)).await;
         assert_eq!(code, Some(0), "{era}: {stdout}{stderr}");
         for tool in ["create", "list", "get", "drop"] {
@@ -117,7 +156,15 @@ async fn the_inspector_creates_checks_and_drops_an_instance() {
     let call = async |tool: &str, arguments: Value| {
         let arguments = arguments.to_string();
         let command = [
-            server, "mcp", "serve", "--method", "tools/call", "--tool-name", tool, "--tool-args-json", &arguments,
+            server,
+            "mcp",
+            "serve",
+            "--method",
+            "tools/call",
+            "--tool-name",
+            tool,
+            "--tool-args-json",
+            &arguments,
         ];
         clients::run(&mut clients::inspector(&command)).await
     };

@@ -23,7 +23,11 @@ async fn main() {
 
     let (created, took) = timed(session.succeed("create_postgres_instance", json!({}))).await;
     let dsn = text(&created, "dsn");
-    step("create_postgres_instance", took, &dsn.replace(&text(&created, "password"), "********"));
+    step(
+        "create_postgres_instance",
+        took,
+        &dsn.replace(&text(&created, "password"), "********"),
+    );
 
     let (answer, took) = timed(run_sql(&dsn)).await;
     step("connect with the DSN, run SQL", took, &answer);
@@ -38,7 +42,11 @@ async fn main() {
         &format!("{}: SELECT 1 took {} ms", text(&health, "status"), health["latency_ms"]),
     );
     let (got, took) = timed(session.succeed("get_postgres_instance", id.clone())).await;
-    step("get_postgres_instance", took, if got == created { "the same DSN" } else { "another DSN!" });
+    step(
+        "get_postgres_instance",
+        took,
+        if got == created { "the same DSN" } else { "another DSN!" },
+    );
 
     heading("A person, on the command line, sees the same instance");
     command_line(&environment, &["postgres", "list"]);
