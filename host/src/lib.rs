@@ -20,9 +20,9 @@
 //! | `cli/logging.rs`, `signals.rs` | the process's log; the signals that end it | commands |
 //! | `app.rs` | the parts of one process, each built when it is first needed | the command line, MCP |
 //! | `config.rs` | the configuration as domain values | who uses it |
-//! | `config/keys.rs`, `default.toml` | which settings there are, with defaults and meanings | |
+//! | `default.toml`, `config/keys.rs` | which settings there are, with defaults and meanings | |
 //! | `config/sources.rs` | reading file, environment and options, the later over the earlier | what the settings mean |
-//! | `config/values.rs` | from what they gave to domain values | where it came from |
+//! | `config/values.rs` | from what they gave to domain values | how it was read |
 //! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
