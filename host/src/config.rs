@@ -23,7 +23,7 @@ use crate::instance::{Defaults, InvalidValue};
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
-pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DURATION_MAX: Duration = Duration::from_hours(24);
 /// The longest name of a bundle in bytes: it stands in log lines and error messages.
 pub const BUNDLE_NAME_BYTES_MAX: usize = 40;
 

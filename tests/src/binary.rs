@@ -14,13 +14,21 @@ use tempfile::TempDir;
 pub fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        let output = Command::new(env!("CARGO"))
+        let mut cargo = Command::new(env!("CARGO"));
+        // What cargo tells a test of its package: `ring` would be built anew each time that they differ.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CARGO_PKG_") {
+                cargo.env_remove(name);
+            }
+        }
+        let output = cargo
             .args([
                 "build",
                 "--locked",
                 "--package=dev-postgres-mcp",
                 "--message-format=json",
             ])
+            .env_remove("CARGO_MANIFEST_DIR")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit())
             .output()

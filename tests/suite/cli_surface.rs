@@ -83,8 +83,14 @@ fn a_configuration_file_at_home_is_found_and_shown() {
     std::fs::write(&file, "[instance]\nversion = \"16\"\n").expect("a file");
     let shown = run(&environment, &["config", "show"]);
     let (told, from) = (text(&shown.stdout), format!("{}:2", file.display()));
-    let version = told.lines().find(|line| line.starts_with("instance.version")).expect("it is shown");
-    assert_eq!(version.split_whitespace().collect::<Vec<_>>(), ["instance.version", "\"16\"", &from]);
+    let version = told
+        .lines()
+        .find(|line| line.starts_with("instance.version"))
+        .expect("it is shown");
+    assert_eq!(
+        version.split_whitespace().collect::<Vec<_>>(),
+        ["instance.version", "\"16\"", &from]
+    );
 }
 
 #[test]
