@@ -7,8 +7,6 @@ SHELL := bash
 .PHONY: help setup demo test lint docs coverage build clean
 MAKEFLAGS += --no-print-directory
 
-# Cargo's profile for demo and build: dev shares its build with test.
-PROFILE ?= dev
 TOOLS := $(CURDIR)/target/setup/venv/bin
 SCRIPTS = $$(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
 
@@ -23,7 +21,9 @@ setup: ## Set up Docker, PostgreSQL images, the WebAssembly target and test clie
 
 demo: ## Show the main job on a real Docker Engine, step by step
 	$(call setup,docker wasm images)
-	@cargo run --quiet --locked --profile $(PROFILE) -p dev-postgres-mcp-tests --bin demo
+	@echo 'demo: building; the first time that takes some minutes'
+	@cargo build --quiet --locked --workspace --bins
+	@target/debug/demo
 
 test: setup ## Run every test, real Docker included
 	@cargo test --workspace --locked
@@ -58,9 +58,9 @@ coverage: setup ## Run every test and print which code they reach
 	$(call setup,coverage)
 	@. target/setup/coverage.env && cargo llvm-cov --workspace --locked
 
-build: ## Build the program
+build: ## Build the program, optimised: target/release/dev-postgres-mcp
 	$(call setup,wasm)
-	@cargo build --locked --profile $(PROFILE)
+	@cargo build --locked --release
 
 clean: ## Remove everything built and downloaded here
 	@cargo clean

@@ -115,6 +115,14 @@ enum ConfigVerb {
     Default(config::Default),
 }
 
+/// What the command line takes, for the README.
+#[must_use]
+pub fn command() -> clap::Command {
+    let mut command = Cli::command();
+    command.build();
+    command
+}
+
 /// The whole process: reads its arguments and environment, runs the command, and says how it went.
 #[must_use]
 pub fn main() -> ExitCode {

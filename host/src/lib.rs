@@ -1,4 +1,58 @@
-//! placeholder
+//! Throwaway PostgreSQL servers for coding agents (MCP) and people (command line).
+//!
+//! The binary only calls [`cli::main`]. A call comes in through [`mcp`] or [`cli`] and ends in
+//! [`manager::InstanceManager`], which asks the policy and then the engine. The README has a picture of that.
+//!
+//! # Map
+//!
+//! What lives in which file, and what the file must not know, so that either can change without the other.
+//!
+//! | File | Lives there | Must not know |
+//! |---|---|---|
+//! | `main.rs` | the exit code | everything else |
+//! | `cli.rs` | all that the command line takes; the life of a command | bollard, wasmtime, rmcp |
+//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
+//! | `cli/id.rs` | which instance a beginning of an id means | |
+//! | `cli/view.rs` | how instances look, in tables and in JSON | |
+//! | `cli/ui.rs` | standard streams, spinners, questions | instances |
+//! | `cli/exit.rs` | the exit codes | |
+//! | `cli/setting_flags.rs` | an option for each setting | which settings there are |
+//! | `cli/logging.rs`, `signals.rs` | the process's log; the signals that end it | commands |
+//! | `app.rs` | the parts of one process, each built when it is first needed | the command line, MCP |
+//! | `config.rs` | the configuration as domain values | who uses it |
+//! | `config/keys.rs`, `default.toml` | which settings there are, with defaults and meanings | |
+//! | `config/sources.rs` | reading file, environment and options, the later over the earlier | what the settings mean |
+//! | `config/values.rs` | from what they gave to domain values | where it came from |
+//! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
+//! | `environment.rs` | the environment variables, as a value | who uses it |
+//! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
+//! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
+//! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
+//! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
+//! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
+//! | `engine.rs` | what is asked of whatever runs PostgreSQL | any particular engine |
+//! | `engine/docker.rs`, `engine/docker/*.rs` | PostgreSQL in containers | policies, tools |
+//! | `engine/fake.rs` | an engine that only records, for unit tests | |
+//! | `policy.rs` | what is asked of a team's rules | WebAssembly |
+//! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
+//! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |
+//! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs` | the MCP server | bollard, wasmtime |
+//! | `mcp/error.rs` | the one mapping from failures to MCP | bollard, wasmtime |
+//!
+//! # Invariants
+//!
+//! 1. Every create, read and drop passes the policy in [`manager::InstanceManager`], whether it comes from MCP, the
+//!    command line or a bundle. A policy that fails denies.
+//! 2. The engine is the source of truth: labels on containers. A host that restarts finds everything it left. What
+//!    doesn't have our label is never touched.
+//! 3. A guest starts with nothing and reaches what its world imports. Memory, computing time, elapsed time, answer and
+//!    log are bounded; each call gets a fresh store.
+//! 4. A password or DSN stands in the reply to whoever may read it and nowhere else: not in logs, error messages,
+//!    process arguments or names. The engine keeps the password where only those who control it can look.
+//! 5. Whatever fails leaves no container, volume, network or port behind.
+//! 6. The standard output of `mcp serve` carries JSON-RPC only.
+
 pub mod app;
 pub mod cli;
 pub mod config;

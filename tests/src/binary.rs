@@ -14,21 +14,10 @@ use tempfile::TempDir;
 pub fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        // What cargo tells a test of its package: `ring` would be built anew each time that they differ.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("CARGO_PKG_") {
-                cargo.env_remove(name);
-            }
-        }
-        let output = cargo
-            .args([
-                "build",
-                "--locked",
-                "--package=dev-postgres-mcp",
-                "--message-format=json",
-            ])
-            .env_remove("CARGO_MANIFEST_DIR")
+        let output = Command::new(env!("CARGO"))
+            // The whole workspace, as `cargo test --workspace` has it: another selection has other features, and would
+            // compile most dependencies once more.
+            .args(["build", "--locked", "--workspace", "--bins", "--message-format=json"])
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit())
             .output()
@@ -37,6 +26,7 @@ pub fn path() -> &'static Path {
         String::from_utf8_lossy(&output.stdout)
             .lines()
             .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|message| message["target"]["name"] == "dev-postgres-mcp")
             .find_map(|message| Some(PathBuf::from(message["executable"].as_str()?)))
             .expect("cargo names the executable")
     })

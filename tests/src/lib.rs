@@ -1,9 +1,11 @@
 //! Support for the suite: what stands in for the outside world, and what starts the real one.
 
 pub mod binary;
+pub mod clients;
 pub mod database;
 pub mod docker_cli;
 pub mod guests;
+pub mod readme;
 pub mod scripted_daemon;
 pub mod session;
 pub mod specs;

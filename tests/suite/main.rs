@@ -4,5 +4,8 @@ mod cli_instances;
 mod cli_surface;
 mod docker_engine;
 mod docker_faults;
+mod map;
 mod mcp_stdio;
+mod readme;
+mod real_clients;
 mod sandbox;

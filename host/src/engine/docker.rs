@@ -12,6 +12,7 @@
 //!
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 
+mod bootstrap;
 mod client;
 mod container;
 mod create;
@@ -69,7 +70,7 @@ impl Default for DockerSettings {
             publish_address: None,
             network: "dev-postgres-mcp".into(),
             request_timeout: Duration::from_secs(30),
-            pull_timeout: Duration::from_secs(600),
+            pull_timeout: Duration::from_mins(10),
         }
     }
 }
@@ -102,7 +103,7 @@ impl DockerEngine {
         }
     }
 
-    /// Where Docker is and who says so, for logs: "Docker at unix:///var/run/docker.sock (from the usual places)".
+    /// Where Docker is and who says so, for logs: `Docker at unix:///var/run/docker.sock (from the usual places)`.
     ///
     /// # Errors
     /// [`EngineError::Unreachable`] if it isn't anywhere; whether it answers is not tried.

@@ -3,13 +3,15 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::query_parameters::{CreateContainerOptionsBuilder, StartContainerOptions};
+use bollard::query_parameters::{
+    CreateContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
+};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
-use super::{DockerEngine, image, network, remove};
+use super::{DockerEngine, bootstrap, image, network, remove};
 use crate::engine::EngineError;
 use crate::instance::{Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
@@ -159,6 +161,9 @@ impl Job {
         if let Err(error) = self.still_wanted() {
             return Err(self.undone(Trace::Made, error.into()).await);
         }
+        if let Err(error) = self.bootstrap(&container_id).await {
+            return Err(self.undone(Trace::Made, Setback::Failed(error.into())).await);
+        }
         self.progress.tell(Progress::Starting);
         if let Err(error) = self.start_container(&container_id).await {
             let setback = self.explain_start(error, address);
@@ -215,6 +220,22 @@ impl Job {
             Err(error @ CallError::Unknown(_)) => Err(self.undone(Trace::Asked, Setback::Failed(error.into())).await),
             Err(error) => Err(Setback::Failed(error.into())),
         }
+    }
+
+    /// Puts the script into the container that gives the superuser a name that `initdb` could not have.
+    async fn bootstrap(&self, container_id: &str) -> Result<(), CallError> {
+        let Some(archive) = bootstrap::archive(&self.spec.username) else {
+            return Ok(());
+        };
+        let options = UploadToContainerOptionsBuilder::new().path("/").build();
+        self.engine
+            .client
+            .call("preparing the container", |docker| async move {
+                docker
+                    .upload_to_container(container_id, Some(options), bollard::body_full(archive))
+                    .await
+            })
+            .await
     }
 
     async fn start_container(&self, container_id: &str) -> Result<(), CallError> {
