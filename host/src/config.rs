@@ -272,8 +272,8 @@ mod tests {
             crate::instance::Limits::new(512, 1000).expect("limits")
         );
         assert_eq!(config.instance.ports.to_string(), "15432-25432");
-        assert_eq!(config.instance.ready_timeout, Duration::from_secs(60));
-        assert_eq!(config.docker.pull_timeout, Duration::from_secs(600));
+        assert_eq!(config.instance.ready_timeout, Duration::from_mins(1));
+        assert_eq!(config.docker.pull_timeout, Duration::from_mins(10));
         assert_eq!((config.docker.host, config.docker.publish_address), (None, None));
         assert_eq!(config.policy.code, Code::BuiltIn);
         assert_eq!(config.bundles.len(), 1);
