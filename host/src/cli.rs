@@ -156,13 +156,13 @@ async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCod
     let load = || Config::load(&flags, environment);
     // Only what needs the configuration reads it: the others answer even where it is wrong.
     Ok(match cli.verb {
-        Verb::Version(version) => finish(version.run(ui), ui),
+        Verb::Version(_) => finish(version::Version::run(ui), ui),
         Verb::Completions(completions) => finish(completions.run(Cli::command(), ui), ui),
-        Verb::Config(ConfigVerb::Default(default)) => finish(default.run(ui), ui),
-        Verb::Config(ConfigVerb::Show(show)) => finish(show.run(&load()?, ui), ui),
+        Verb::Config(ConfigVerb::Default(_)) => finish(config::Default::run(ui), ui),
+        Verb::Config(ConfigVerb::Show(_)) => finish(config::Show::run(&load()?, ui), ui),
         Verb::Doctor(doctor) => match load() {
             Ok(config) => with_app(config, Level::WARN, ui, async |app, ui| doctor.run(app, ui).await).await,
-            Err(error) => finish(doctor.run_without_config(&error, ui), ui),
+            Err(error) => finish(doctor::Doctor::run_without_config(&error, ui), ui),
         },
         Verb::Mcp(McpVerb::Serve(serve)) => {
             with_app(load()?, Level::INFO, ui, async |app, _| serve.run(app).await).await
@@ -188,7 +188,8 @@ async fn with_app(
     };
     let app = App::new(config);
     let code = tokio::select! {
-        outcome = command(&app, ui) => finish(outcome, ui),
+        // Boxed: the future of a whole command is large.
+        outcome = Box::pin(command(&app, ui)) => finish(outcome, ui),
         code = signals.next() => code,
     };
     // A second signal doesn't wait.

@@ -23,7 +23,7 @@ use crate::instance::{Defaults, InvalidValue};
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
-pub const DURATION_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub const DURATION_MAX: Duration = Duration::from_hours(24);
 /// The longest name of a bundle in bytes: it stands in log lines and error messages.
 pub const BUNDLE_NAME_BYTES_MAX: usize = 40;
 
@@ -272,8 +272,8 @@ mod tests {
             crate::instance::Limits::new(512, 1000).expect("limits")
         );
         assert_eq!(config.instance.ports.to_string(), "15432-25432");
-        assert_eq!(config.instance.ready_timeout, Duration::from_secs(60));
-        assert_eq!(config.docker.pull_timeout, Duration::from_secs(600));
+        assert_eq!(config.instance.ready_timeout, Duration::from_mins(1));
+        assert_eq!(config.docker.pull_timeout, Duration::from_mins(10));
         assert_eq!((config.docker.host, config.docker.publish_address), (None, None));
         assert_eq!(config.policy.code, Code::BuiltIn);
         assert_eq!(config.bundles.len(), 1);

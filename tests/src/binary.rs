@@ -14,10 +14,19 @@ use tempfile::TempDir;
 pub fn path() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
-        let output = Command::new(env!("CARGO"))
+        let mut cargo = Command::new(env!("CARGO"));
+        // What cargo tells a test about its package. Build scripts look at it (ring's does), and would run again each
+        // time that it differs, with all that depends on them compiled once more.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CARGO_PKG_") {
+                cargo.env_remove(name);
+            }
+        }
+        let output = cargo
             // The whole workspace, as `cargo test --workspace` has it: another selection has other features, and would
             // compile most dependencies once more.
             .args(["build", "--locked", "--workspace", "--bins", "--message-format=json"])
+            .env_remove("CARGO_MANIFEST_DIR")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit())
             .output()
@@ -63,6 +72,9 @@ impl TestEnvironment {
     }
 
     /// Sets a variable for every command that follows.
+    ///
+    /// # Panics
+    /// If the value isn't UTF-8.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         let value = value.as_ref().to_str().expect("a value in UTF-8").to_owned();

@@ -7,7 +7,7 @@ use dev_postgres_mcp_tests::binary::TestEnvironment;
 use serde_json::Value;
 
 /// How long anything here may take: a create on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
     let mut command = environment.command(arguments);

@@ -17,7 +17,7 @@ use crate::failure::Failure;
 pub(super) struct Show {}
 
 impl Show {
-    pub(super) fn run(self, config: &Config, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    pub(super) fn run(config: &Config, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let values: Vec<Shown<'_>> = config.values.iter().map(Shown::from).collect();
         ui.result(&json!({ "file": config.file, "settings": values }), || {
             table(&config.values)
@@ -33,7 +33,7 @@ impl Show {
 pub(super) struct Default {}
 
 impl Default {
-    pub(super) fn run(self, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    pub(super) fn run(ui: &mut Ui) -> Result<ExitCode, Failure> {
         ui.raw(DEFAULT_TOML.as_bytes())?;
         Ok(ExitCode::Ok)
     }

@@ -1,5 +1,6 @@
 //! `doctor`.
 
+use std::fmt::Write as _;
 use std::net::{Ipv4Addr, TcpListener};
 
 use clap::Args;
@@ -75,11 +76,7 @@ impl Doctor {
     }
 
     /// Where the configuration is wrong there is nothing else to look at: it says where Docker is.
-    pub(super) fn run_without_config(
-        self,
-        ConfigError(problems): &ConfigError,
-        ui: &mut Ui,
-    ) -> Result<ExitCode, Failure> {
+    pub(super) fn run_without_config(ConfigError(problems): &ConfigError, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let diagnosis = |problem: &crate::config::Problem| Diagnosis {
             subject: "configuration",
             verdict: Verdict::Bad,
@@ -214,10 +211,11 @@ fn text(diagnoses: &[Diagnosis], unicode: bool) -> String {
             (Verdict::Warning, false) => "warn",
             (Verdict::Bad, false) => "BAD ",
         };
-        out += &format!("{symbol} {subject:width$}  {detail}\n");
+        // Writing to a String can't fail.
+        let _ = writeln!(out, "{symbol} {subject:width$}  {detail}");
         if !advice.is_empty() {
             let indent = symbol.chars().count() + 1 + width + 2;
-            out += &format!("{:indent$}{advice}\n", "");
+            let _ = writeln!(out, "{:indent$}{advice}", "");
         }
     }
     out

@@ -93,11 +93,8 @@ impl Drop {
             })
             .collect();
         ui.result(&results, || {
-            results
-                .iter()
-                .filter(|result| result.dropped)
-                .map(|result| format!("dropped {}\n", result.id))
-                .collect()
+            let dropped = results.iter().filter(|result| result.dropped);
+            dropped.map(|result| ["dropped ", &result.id, "\n"].concat()).collect()
         })?;
         Ok(code)
     }

@@ -215,9 +215,9 @@ impl ShownProgress {
     pub(super) fn sink(&self) -> ProgressSink {
         let bar = self.0.downgrade();
         ProgressSink::new(move |step| {
-            bar.upgrade()
-                .into_iter()
-                .for_each(|bar| bar.set_message(step.to_string()))
+            if let Some(bar) = bar.upgrade() {
+                bar.set_message(step.to_string());
+            }
         })
     }
 }

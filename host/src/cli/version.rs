@@ -11,7 +11,7 @@ use crate::failure::Failure;
 pub(super) struct Version {}
 
 impl Version {
-    pub(super) fn run(self, ui: &mut Ui) -> Result<ExitCode, Failure> {
+    pub(super) fn run(ui: &mut Ui) -> Result<ExitCode, Failure> {
         let (name, version) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
         ui.result(&serde_json::json!({ "name": name, "version": version }), || {
             format!("{name} {version}\n")

@@ -157,9 +157,11 @@ pub(super) fn printable(text: &str) -> String {
 }
 
 fn address(instance: &Instance) -> String {
-    match instance.host.contains(':') {
-        true => format!("[{}]:{}", instance.host, instance.port),
-        false => format!("{}:{}", printable(&instance.host), instance.port),
+    let Instance { host, port, .. } = instance;
+    if host.contains(':') {
+        format!("[{}]:{port}", printable(host))
+    } else {
+        format!("{}:{port}", printable(host))
     }
 }
 

@@ -78,7 +78,7 @@ impl Sources {
             let section = section.get_ref().as_ref();
             match value.get_ref() {
                 DeValue::Array(entries) if section == BUNDLE => {
-                    for entry in entries.iter() {
+                    for entry in entries {
                         self.read_bundle(entry.get_ref(), &origin(entry.span().start), &origin);
                     }
                 }
