@@ -211,3 +211,102 @@ fn describe(tool: &BundleTool) -> Tool {
         None => described,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use serde_json::json;
+    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+    use crate::instance::{
+        ConnectionUri, CreateRequest, Defaults, Found, Image, Instance, InstanceSpec, Limits, Status,
+    };
+    use crate::manager::Settings;
+    use crate::plugins::bundle::Bundle;
+    use crate::plugins::{Runtime, Source};
+    use crate::policy::{Action, Policy, Rejection};
+
+    /// Stands for a defect anywhere below a handler.
+    #[derive(Debug)]
+    struct Panics;
+
+    #[async_trait]
+    impl Policy for Panics {
+        async fn plan_create(
+            &self,
+            _request: &CreateRequest,
+            _defaults: &Defaults,
+            _caller: &Caller,
+        ) -> Result<InstanceSpec, Rejection> {
+            panic!("a defect, with the secret s3cret")
+        }
+
+        async fn authorize(&self, _action: Action, _target: &Instance, _caller: &Caller) -> Result<(), Rejection> {
+            Ok(())
+        }
+
+        async fn connection_uri(&self, _found: &Found) -> Result<ConnectionUri, Rejection> {
+            Ok(ConnectionUri::new("postgresql://".into()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_with_a_bland_error_and_the_session_goes_on() {
+        let runtime = Runtime::new().expect("this machine runs WebAssembly");
+        let source = Source {
+            name: "postgres-tools".into(),
+            bytes: include_bytes!(concat!(env!("OUT_DIR"), "/postgres-tools.wasm"))
+                .as_slice()
+                .into(),
+            settings: serde_json::Map::new(),
+        };
+        let bundle = Bundle::load(&runtime, &source).await.expect("it loads");
+        let toolbox = Toolbox::new(vec![bundle]).expect("no collision");
+        let settings = Settings {
+            defaults: Defaults {
+                image: Image::new("postgres", "17").expect("an image"),
+                limits: Limits::new(512, 1000).expect("limits"),
+            },
+            ports: "1-1".parse().expect("a range"),
+            ready_timeout: Duration::from_secs(1),
+        };
+        let tracker = TaskTracker::new();
+        let (engine, _) = FakeEngine::default().with_instance(Status::Running);
+        let manager = InstanceManager::new(Arc::new(engine), Arc::new(Panics), settings, tracker.clone());
+        let server = Server::new(Arc::new(toolbox), manager, tracker);
+
+        let (mut input, server_input) = tokio::io::duplex(1 << 16);
+        let (server_output, output) = tokio::io::duplex(1 << 16);
+        let serving = tokio::spawn(server.serve(server_input, server_output));
+        let mut lines = BufReader::new(output).lines();
+        let mut ask = async |id: u64, method: &str, params: Value| -> Value {
+            let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+            input
+                .write_all(format!("{request}\n").as_bytes())
+                .await
+                .expect("the server reads");
+            let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+            let line = line.expect("in time").expect("readable").expect("an answer");
+            serde_json::from_str(&line).expect("JSON")
+        };
+        let client = json!({
+            "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": { "name": "test", "version": "1" },
+        });
+        ask(1, "initialize", client).await;
+        let create = json!({ "name": "create_postgres_instance", "arguments": {} });
+        let answer = ask(2, "tools/call", create).await;
+        assert_eq!(answer["id"], 2);
+        assert_eq!(answer["result"]["isError"], true, "{answer}");
+        let text = answer["result"]["content"][0]["text"].as_str().expect("a text");
+        assert!(text.contains("\"internal\"") && !text.contains("s3cret"), "{text}");
+        let list = json!({ "name": "list_postgres_instances", "arguments": {} });
+        let answer = ask(3, "tools/call", list).await;
+        assert_eq!(answer["result"]["structuredContent"]["count"], 1, "{answer}");
+        drop(input);
+        serving.await.expect("no panic").expect("a clean end");
+    }
+}

@@ -6,7 +6,7 @@ use dev_postgres_mcp::instance::Found;
 use tokio_postgres::{Client, Config, NoTls};
 
 /// How long an instance may take until it answers, on a busy machine.
-const READY_TIMEOUT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Connects once, with these credentials.
 ///

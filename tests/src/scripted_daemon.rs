@@ -246,7 +246,6 @@ impl ScriptedDaemon {
     }
 
     /// What the daemon has and was asked.
-    #[must_use]
     pub fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

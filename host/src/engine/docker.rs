@@ -70,7 +70,7 @@ impl Default for DockerSettings {
             publish_address: None,
             network: "dev-postgres-mcp".into(),
             request_timeout: Duration::from_secs(30),
-            pull_timeout: Duration::from_secs(600),
+            pull_timeout: Duration::from_mins(10),
         }
     }
 }
@@ -103,7 +103,7 @@ impl DockerEngine {
         }
     }
 
-    /// Where Docker is and who says so, for logs: "Docker at unix:///var/run/docker.sock (from the usual places)".
+    /// Where Docker is and who says so, for logs: `Docker at unix:///var/run/docker.sock (from the usual places)`.
     ///
     /// # Errors
     /// [`EngineError::Unreachable`] if it isn't anywhere; whether it answers is not tried.

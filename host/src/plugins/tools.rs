@@ -292,3 +292,143 @@ impl Toolbox {
         Some((bundle, bundle.tools().get(*index)?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn described(name: &str, input_schema: &Value) -> wit::Tool {
+        wit::Tool {
+            name: name.into(),
+            title: "A tool".into(),
+            description: "Does something.".into(),
+            input_schema: input_schema.to_string(),
+            output_schema: None,
+            hints: wit::Hints {
+                read_only: true,
+                destructive: false,
+                idempotent: true,
+                open_world: false,
+            },
+        }
+    }
+
+    fn problem(tool: wit::Tool) -> String {
+        Tool::try_from(tool).expect_err("clients can't use it")
+    }
+
+    #[test]
+    fn names_that_clients_crop_or_refuse_are_refused() {
+        let schema = json!({ "type": "object" });
+        assert!(Tool::try_from(described("a_tool_2", &schema)).is_ok());
+        for name in [
+            "",
+            "Tool",
+            "a.tool",
+            "a-tool",
+            "2_tools",
+            "_tool",
+            &"a".repeat(41),
+            "tøøl",
+        ] {
+            assert_eq!(
+                problem(described(name, &schema)),
+                "must be named in snake_case with at most 40 characters"
+            );
+        }
+    }
+
+    #[test]
+    fn schemas_that_clients_refuse_are_refused() {
+        for (schema, because) in [
+            (json!({}), "does not say \"type\": \"object\" at its root"),
+            (
+                json!({ "type": "string" }),
+                "does not say \"type\": \"object\" at its root",
+            ),
+            (json!([]), "is not an object"),
+            (
+                json!({ "type": "object", "anyOf": [] }),
+                "has anyOf at its root, which clients refuse",
+            ),
+            (
+                json!({ "type": "object", "properties": { "a": { "$ref": "https://example.com/" } } }),
+                "has a $ref, which clients don't follow",
+            ),
+        ] {
+            assert_eq!(
+                problem(described("tool", &schema)),
+                format!("has an input schema that {because}")
+            );
+        }
+        let no_schema = problem(described("tool", &json!({ "type": "object", "properties": 7 })));
+        assert!(
+            no_schema.starts_with("has an input schema that is not a JSON Schema: "),
+            "{no_schema}"
+        );
+        let too_long = problem(described(
+            "tool",
+            &json!({ "type": "object", "title": "x".repeat(70_000) }),
+        ));
+        assert_eq!(too_long, "has an input schema that has more than 65536 bytes");
+    }
+
+    #[test]
+    fn a_tool_without_words_for_people_and_models_is_refused() {
+        let silent = wit::Tool {
+            description: " ".into(),
+            ..described("tool", &json!({ "type": "object" }))
+        };
+        assert_eq!(problem(silent), "must have a title and a description");
+        let verbose = wit::Tool {
+            description: "x".repeat(2049),
+            ..described("tool", &json!({ "type": "object" }))
+        };
+        assert_eq!(problem(verbose), "must have a description of at most 2048 bytes");
+    }
+
+    #[test]
+    fn every_problem_of_the_arguments_is_told_by_field_and_no_value_is_repeated() {
+        let schema = json!({
+            "type": "object",
+            "properties": {
+                "name": { "type": "string", "minLength": 1, "pattern": "^[a-z]+$", "description": "Lower-case letters." },
+                "count": { "type": "integer", "minimum": 1, "maximum": 9 },
+                "limits": {
+                    "type": "object",
+                    "properties": { "memory": { "type": "integer" } },
+                    "additionalProperties": false,
+                },
+            },
+            "required": ["name", "id"],
+            "additionalProperties": false,
+        });
+        let tool = Tool::try_from(described("tool", &schema)).expect("a tool");
+        let told = |arguments: Value| -> Vec<String> {
+            let problems = tool.check_arguments(&arguments).expect_err("they don't fit");
+            problems.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            told(
+                json!({ "name": "S3CRET", "count": 10, "limits": { "memory": "S3CRET", "cpu": 1 }, "colour": "S3CRET" })
+            ),
+            [
+                "colour is not known: there are count, limits, name",
+                "count must be at most 9",
+                "id is required",
+                "limits.cpu is not known: there are memory",
+                "limits.memory must be of type integer",
+                "name does not fit: Lower-case letters.",
+            ]
+        );
+        assert_eq!(
+            told(json!({ "name": "", "id": 1 })),
+            [
+                "id is not known: there are count, limits, name",
+                "name must not be empty"
+            ]
+        );
+    }
+}

@@ -245,3 +245,162 @@ pub(super) async fn list(client: &Client, id: Option<InstanceId>) -> Result<Vec<
         })
         .await
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::time::{Duration, UNIX_EPOCH};
+
+    use bollard::models::ImageConfig;
+
+    use super::*;
+    use crate::instance::{Image, Limits};
+
+    fn spec(version: &str) -> InstanceSpec {
+        InstanceSpec {
+            image: Image::new("postgres", version).expect("an image"),
+            database: "my-db \"x\"".parse().expect("a name"),
+            username: "us er".parse().expect("a name"),
+            password: Password::new("planted\nsecret").expect("a password"),
+            limits: Limits::new(512, 1500).expect("limits"),
+        }
+    }
+
+    fn facts(volumes: &[&str], env: &[&str]) -> ImageFacts {
+        let text = |words: &[&str]| Some(words.iter().map(ToString::to_string).collect());
+        let config = ImageConfig {
+            volumes: text(volumes),
+            env: text(env),
+            ..ImageConfig::default()
+        };
+        ImageInspect {
+            config: Some(config),
+            ..ImageInspect::default()
+        }
+        .into()
+    }
+
+    fn described(version: &str, facts: &ImageFacts) -> ContainerCreateBody {
+        let port = Port::try_from(15432).expect("a port");
+        let created_at = UNIX_EPOCH + Duration::from_secs(1_795_000_000);
+        let published = (Ipv4Addr::LOCALHOST.into(), port);
+        body(
+            InstanceId::random(),
+            &spec(version),
+            facts,
+            "net",
+            published,
+            created_at,
+        )
+    }
+
+    fn variable<'a>(body: &'a ContainerCreateBody, name: &str) -> &'a str {
+        let env = body.env.as_ref().expect("an environment");
+        env.iter()
+            .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+            .expect("the variable")
+    }
+
+    #[test]
+    fn what_is_described_is_read_back_whole() {
+        let body = described("17", &facts(&[], &["PG_MAJOR=17"]));
+        let labels = body.labels.clone().expect("labels");
+        let read = instance("c", &labels, Status::Running, "127.0.0.1").expect("an instance");
+        assert_eq!(read.id.to_string(), labels[label::ID]);
+        assert_eq!(read.database.as_str(), "my-db \"x\"");
+        assert_eq!(read.username.as_str(), "us er");
+        assert_eq!(read.version, "17");
+        assert_eq!(read.port.get(), 15432);
+        assert_eq!(read.created_at, UNIX_EPOCH + Duration::from_secs(1_795_000_000));
+        let password = password(&body.env.expect("an environment")).expect("a password");
+        assert_eq!(password.expose(), "planted\nsecret");
+    }
+
+    #[test]
+    fn no_label_has_the_password() {
+        let body = described("17", &facts(&[], &[]));
+        assert!(
+            body.labels
+                .expect("labels")
+                .values()
+                .all(|value| !value.contains("planted"))
+        );
+    }
+
+    #[test]
+    fn every_volume_of_the_image_is_covered_and_none_has_the_data() {
+        for volume in ["/var/lib/postgresql/data", "/var/lib/postgresql"] {
+            let body = described("18", &facts(&[volume, "/other"], &[]));
+            let mounts = body.host_config.clone().and_then(|host| host.mounts).expect("mounts");
+            let targets: Vec<_> = mounts.iter().filter_map(|mount| mount.target.as_deref()).collect();
+            assert_eq!(targets, [volume, "/other"]);
+            assert!(mounts.iter().all(|mount| mount.typ == Some(MountType::TMPFS)));
+            assert!(!variable(&body, "PGDATA").starts_with(volume));
+        }
+    }
+
+    #[test]
+    fn postgresql_is_given_a_verifier_that_its_version_understands() {
+        for (tag, env, verifier) in [
+            ("17", &["PG_MAJOR=17"][..], "SCRAM-SHA-256$4096:"),
+            ("14", &[], "SCRAM-SHA-256$4096:"),
+            ("13", &[], "md5"),
+            ("13.4-alpine", &[], "md5"),
+            // The image knows better than its tag.
+            ("latest", &["PATH=/", "PG_MAJOR=12"], "md5"),
+            ("13", &["PG_MAJOR=16"], "SCRAM-SHA-256$4096:"),
+            ("latest", &[], "SCRAM-SHA-256$4096:"),
+        ] {
+            let body = described(tag, &facts(&[], env));
+            let given = variable(&body, "POSTGRES_PASSWORD");
+            assert!(given.starts_with(verifier), "{tag} {env:?}: {given}");
+            // What `initdb` of 13 and before cuts off.
+            assert!(verifier != "md5" || given.len() < 99);
+        }
+    }
+
+    #[test]
+    fn labels_that_make_no_sense_are_named() {
+        let sound = described("17", &facts(&[], &[])).labels.expect("labels");
+        for (key, value) in [
+            (label::ID, "x"),
+            (label::PORT, "0"),
+            (label::DATABASE, ""),
+            (label::USERNAME, "pg_x"),
+            (label::CREATED_AT, "yesterday"),
+        ] {
+            let mut labels = sound.clone();
+            labels.insert(key.into(), value.into());
+            let wrong = instance("c", &labels, Status::Running, "h").expect_err(key);
+            assert!(wrong.starts_with(&format!("its label {key} ")), "{wrong}");
+            labels.remove(key);
+            let missing = instance("c", &labels, Status::Running, "h").expect_err(key);
+            assert_eq!(missing, format!("it has no label {key}"));
+        }
+    }
+
+    #[test]
+    fn a_password_that_is_missing_or_none_is_said_so() {
+        assert!(password(&["PGDATA=/x".into()]).is_err());
+        assert!(password(&["DEV_POSTGRES_MCP_PASSWORD=".into()]).is_err());
+        assert!(password(&["DEV_POSTGRES_MCP_PASSWORD_2=x".into()]).is_err());
+    }
+
+    #[test]
+    fn every_state_of_a_container_has_a_status() {
+        use ContainerStateStatusEnum as State;
+        for (state, expected) in [
+            (State::CREATED, Status::Created),
+            (State::RUNNING, Status::Running),
+            (State::RESTARTING, Status::Running),
+            (State::PAUSED, Status::Paused),
+            (State::EXITED, Status::Stopped),
+            (State::DEAD, Status::Stopped),
+            (State::REMOVING, Status::Stopped),
+        ] {
+            assert_eq!(status(Some(state)), expected);
+            let listed = serde_json::from_value(serde_json::json!(state)).expect("a listed state");
+            assert_eq!(summary_status(Some(listed)), expected);
+        }
+    }
+}

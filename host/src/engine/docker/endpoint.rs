@@ -1,6 +1,6 @@
 //! Where the Docker daemon is, who said so, and at which address its published ports are reached.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -308,7 +308,11 @@ fn from_context(name: &str, origin: String, around: &Surroundings<'_>) -> Result
         .ok_or_else(|| wrong("there is no home directory to look for contexts in".into()))?
         .join("contexts");
     // Docker files contexts under the hash of their name.
-    let hash: String = Sha256::digest(name).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = Sha256::digest(name).iter().fold(String::new(), |mut hash, byte| {
+        // Writing to a String can't fail.
+        let _ = write!(hash, "{byte:02x}");
+        hash
+    });
     let path = dir.join("meta").join(&hash).join("meta.json");
     let text = (around.read)(&path).map_err(|error| wrong(format!("{} can't be read: {error}", path.display())))?;
     let meta: Meta =
@@ -347,7 +351,7 @@ fn from_usual_places(around: &Surroundings<'_>) -> Result<Endpoint, EngineError>
     }
 }
 
-/// The first that exists is taken: Docker's own, rootless, Docker Desktop, Colima, Rancher Desktop, OrbStack, Podman.
+/// The first that exists is taken: Docker's own, rootless, Docker Desktop, Colima, Rancher Desktop, `OrbStack`, Podman.
 fn usual_places(around: &Surroundings<'_>) -> Vec<Address> {
     if around.os == "windows" {
         return ["docker_engine", "dockerDesktopLinuxEngine", "podman-machine-default"]
@@ -408,6 +412,11 @@ pub(super) fn connecting_failed(endpoint: &Endpoint, error: &std::io::Error, os:
         (Address::Socket(_) | Address::Pipe(_), ErrorKind::PermissionDenied) => {
             "Let this user use Docker (on Windows: the group docker-users), and log in again.".to_owned()
         }
+        // A TLS failure, as rustls reports it.
+        (Address::Tcp { tls: Some(tls), .. }, ErrorKind::InvalidData) => format!(
+            "Check that {} belongs to this daemon and that it takes the certificate beside that file.",
+            tls.ca.display()
+        ),
         (Address::Tcp { .. }, _) => format!(
             "Check that the daemon listens there and that no firewall is between; the address comes from {}.",
             endpoint.origin
@@ -706,6 +715,7 @@ mod tests {
 
     #[test]
     fn advice_fits_the_cause_and_the_platform() {
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
         let advice = |origin: &str, host, kind: io::ErrorKind, os| {
             let mut endpoint = docker_host(host).find().expect("an endpoint");
             endpoint.origin = origin.into();
@@ -714,7 +724,6 @@ mod tests {
                 error => panic!("{error}"),
             }
         };
-        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
         for (told, expected) in [
             (
                 advice("the usual places", "unix:///s", PermissionDenied, "linux"),
