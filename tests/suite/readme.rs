@@ -30,7 +30,7 @@ fn snippets(document: &str) -> Vec<Snippet> {
         match (line.trim_start().strip_prefix("```"), &mut open) {
             (Some(language), None) => open = Some((language.to_owned(), String::new())),
             (Some(_), Some(_)) => snippets.extend(open.take()),
-            (None, Some((_, text))) => *text += &format!("{line}\n"),
+            (None, Some((_, text))) => text.extend([line, "\n"]),
             (None, None) => {}
         }
     }
