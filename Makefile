@@ -26,7 +26,7 @@ demo: ## Show the main job on a real Docker Engine, step by step
 	@target/debug/demo
 
 test: setup ## Run every test, real Docker included
-	@cargo test --workspace --locked
+	@cargo test --workspace --locked --no-fail-fast
 
 lint: ## Check format, lints, dependencies, scripts and workflows
 	$(call setup,wasm lint)
@@ -50,8 +50,10 @@ lint: ## Check format, lints, dependencies, scripts and workflows
 	    $(TOOLS)/zizmor --offline --quiet .github/workflows; \
 	fi
 
-docs: ## Build the API documentation; a warning is an error
+docs: ## Rewrite the generated parts of README.md and build the API documentation; a warning is an error
 	$(call setup,wasm)
+	@cargo build --quiet --locked --workspace --bins
+	@target/debug/docs
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
 coverage: setup ## Run every test and print which code they reach

@@ -485,7 +485,7 @@ mod tests {
                 limits: Limits::new(512, 1000).expect("limits"),
             },
             ports: ports.parse().expect("a range"),
-            ready_timeout: Duration::from_secs(60),
+            ready_timeout: Duration::from_mins(1),
         };
         let manager = InstanceManager::new(engine.clone(), Arc::new(rules), settings, tracker.clone());
         Desk {

@@ -289,7 +289,7 @@ mod tests {
                 .write_all(format!("{request}\n").as_bytes())
                 .await
                 .expect("the server reads");
-            let line = tokio::time::timeout(Duration::from_secs(60), lines.next_line()).await;
+            let line = tokio::time::timeout(Duration::from_mins(1), lines.next_line()).await;
             let line = line.expect("in time").expect("readable").expect("an answer");
             serde_json::from_str(&line).expect("JSON")
         };

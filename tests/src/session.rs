@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::binary::TestEnvironment;
 
 /// How long an answer may take in a test: a create on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// One running server and the pipes to it.
 #[derive(Debug)]
