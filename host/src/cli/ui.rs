@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use secrecy::SecretString;
 use serde::Serialize;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
@@ -195,6 +195,12 @@ impl Ui {
             ProgressDrawTarget::hidden()
         };
         let bar = ProgressBar::with_draw_target(None, target);
+        let style = ProgressStyle::default_spinner();
+        bar.set_style(if self.terminal.unicode {
+            style
+        } else {
+            style.tick_chars(r"|/-\ ")
+        });
         bar.enable_steady_tick(SPINNER_TICK);
         ShownProgress(bar)
     }
