@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Diagnosis, Ended, Engine, EngineError};
+use crate::engine::{Ended, Engine, EngineError};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, CreateRequest, Defaults, Found, Health, HealthReport, Instance, InstanceId, InstanceSpec,
@@ -259,11 +259,6 @@ impl InstanceManager {
             latency,
             checked_at: SystemTime::now(),
         })
-    }
-
-    /// What `doctor` shows of the engine.
-    pub async fn diagnose(&self) -> Vec<Diagnosis> {
-        self.engine.diagnose(&self.defaults.image).await
     }
 
     /// A server that doesn't answer is given the time of a create before it counts as unhealthy.

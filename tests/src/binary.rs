@@ -25,7 +25,14 @@ pub fn path() -> &'static Path {
         let output = cargo
             // The whole workspace, as `cargo test --workspace` has it: another selection has other features, and would
             // compile most dependencies once more.
-            .args(["build", "--locked", "--workspace", "--bins", "--message-format=json"])
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--workspace",
+                "--bins",
+                "--message-format=json",
+            ])
             .env_remove("CARGO_MANIFEST_DIR")
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .stderr(Stdio::inherit())

@@ -491,8 +491,8 @@ async fn no_secret_is_in_the_log_at_its_most_talkative() {
 /// Ports of this range that some instance is on.
 async fn in_ports(first: u64, last: u64) -> Vec<u64> {
     let mut session = Session::initialized(&TestEnvironment::new(), &[]).await;
-    let list = session.succeed("list_postgres_instances", json!({})).await;
-    let instances = list["instances"].as_array().expect("instances");
+    let listed = session.succeed("list_postgres_instances", json!({})).await;
+    let instances = listed["instances"].as_array().expect("instances");
     instances
         .iter()
         .filter_map(|instance| instance["port"].as_u64())
