@@ -198,7 +198,7 @@ async fn with_app(
         _ = signals.next() => false,
     };
     if !undone {
-        ui.note("not everything that was begun is undone: see `dev-postgres-mcp postgres list`");
+        tracing::error!("not everything that was begun is undone: see `dev-postgres-mcp postgres list`");
     }
     code
 }
@@ -222,9 +222,7 @@ impl PostgresVerb {
 
 /// Who asks, as the policy is told.
 fn caller() -> Caller {
-    Caller {
-        client: "cli".to_owned(),
-    }
+    Caller::CommandLine
 }
 
 #[cfg(test)]

@@ -472,9 +472,20 @@ pub struct HealthReport {
 
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Caller {
-    /// The MCP client's name as it gives it, or `cli`.
-    pub client: String,
+pub enum Caller {
+    /// A person or a script, on the command line.
+    CommandLine,
+    /// An MCP client, with the name that it gives itself.
+    Mcp(String),
+}
+
+impl fmt::Display for Caller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CommandLine => f.write_str("the command line"),
+            Self::Mcp(client) => write!(f, "the MCP client {client:?}"),
+        }
+    }
 }
 
 /// A step of a create, for whoever waits.

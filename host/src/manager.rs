@@ -185,7 +185,7 @@ impl InstanceManager {
         };
         match connection {
             Ok(connection) => {
-                tracing::info!(%id, port = %connection.instance.port, image = %spec.image, client = caller.client, "created");
+                tracing::info!(%id, port = %connection.instance.port, image = %spec.image, %caller, "created");
                 Ok(NewInstance { connection, unkept })
             }
             Err(error) => {
@@ -205,7 +205,8 @@ impl InstanceManager {
             match self.policy.authorize(Action::List, &instance, caller).await {
                 Ok(()) => visible.push(instance),
                 Err(Rejection::Broken(fault)) => return Err(Rejection::Broken(fault).into()),
-                Err(reason) => tracing::debug!(id = %instance.id, %reason, "left out of the list"),
+                // `Debug` keeps a guest's words on one line.
+                Err(reason) => tracing::debug!(id = %instance.id, reason = ?reason.to_string(), "left out of the list"),
             }
         }
         Ok(visible)
@@ -229,7 +230,7 @@ impl InstanceManager {
         if !self.engine.remove(id).await? {
             return Err(InstanceError::NotFound(id));
         }
-        tracing::info!(%id, client = caller.client, "dropped");
+        tracing::info!(%id, %caller, "dropped");
         Ok(())
     }
 
@@ -266,7 +267,7 @@ impl InstanceManager {
         // A clock that ran backwards makes the instance new, not ill.
         let age = found.instance.created_at.elapsed().unwrap_or_default();
         match error {
-            ProbeError::Silent(_) if age < self.ready_timeout => Health::Starting,
+            ProbeError::Silent(_) | ProbeError::TimedOut(_) if age < self.ready_timeout => Health::Starting,
             _ => Health::Unhealthy,
         }
     }
@@ -303,6 +304,17 @@ impl InstanceManager {
         }
     }
 
+    /// Waits for the end of an instance's server; for ever if it can't be watched, since the probe has a deadline.
+    async fn ended(&self, id: InstanceId) -> Ended {
+        match self.engine.ended(id).await {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::warn!(%id, error = ?error.to_string(), "can't be watched");
+                std::future::pending().await
+            }
+        }
+    }
+
     async fn until_ready(&self, found: &Found) -> Result<(), InstanceError> {
         tokio::select! {
             biased;
@@ -310,7 +322,7 @@ impl InstanceManager {
                 ProbeError::Refused(reason) => InstanceError::Refused(reason),
                 error => InstanceError::NotReady { after: self.ready_timeout, reason: error.to_string() },
             }),
-            ended = self.engine.ended(found.instance.id) => Err(InstanceError::Died(redacted(ended?, &found.password))),
+            ended = self.ended(found.instance.id) => Err(InstanceError::Died(redacted(ended, &found.password))),
         }
     }
 }
@@ -319,10 +331,13 @@ impl InstanceManager {
 fn redacted(ended: Ended, password: &Password) -> Ended {
     Ended {
         how: ended.how,
+        // As a whole: a password may have line feeds.
         last_lines: ended
             .last_lines
-            .into_iter()
-            .map(|line| line.replace(password.expose(), "[redacted]"))
+            .join("\n")
+            .replace(password.expose(), "[redacted]")
+            .lines()
+            .map(str::to_owned)
             .collect(),
     }
 }
@@ -499,7 +514,7 @@ mod tests {
     }
 
     fn caller() -> Caller {
-        Caller { client: "test".into() }
+        Caller::Mcp("test".into())
     }
 
     #[tokio::test]

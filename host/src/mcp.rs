@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::failure::Failure;
 use crate::instance::Caller;
-use crate::manager::InstanceManager;
+use crate::manager::{InstanceManager, NewInstance};
 use crate::plugins::tools::{Tool as BundleTool, Toolbox};
 
 /// How long a client may keep the tool list, in ms: it doesn't change while the server runs.
@@ -108,14 +108,12 @@ impl Server {
         &self,
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
-    ) -> Result<CallToolResult, ErrorData> {
+    ) -> Result<(CallToolResult, Vec<NewInstance>), ErrorData> {
         let Some((bundle, tool)) = self.toolbox.find(&request.name) else {
             return Err(error::unknown_tool(&request.name, &self.toolbox));
         };
-        let caller = Caller {
-            client: client_name(context),
-        };
-        tracing::debug!(tool = tool.name(), client = caller.client, "called");
+        let caller = Caller::Mcp(client_name(context));
+        tracing::debug!(tool = tool.name(), %caller, "called");
         let (progress, telling) = progress::channel(context);
         let call = bundle.call(
             tool,
@@ -125,11 +123,12 @@ impl Server {
             progress,
         );
         Ok(match telling.during(call).await {
-            Ok(result) => CallToolResult::structured(Value::Object(result)),
+            Ok((result, made)) => (CallToolResult::structured(Value::Object(result)), made),
             Err(error) => {
                 let failure = Failure::from(&error);
-                tracing::info!(tool = tool.name(), code = failure.code.as_str(), %failure, "failed");
-                error::result(&failure)
+                // Not the message: a bundle may have put anything into it.
+                tracing::info!(tool = tool.name(), code = failure.code.as_str(), "failed");
+                (error::result(&failure), Vec::new())
             }
         })
     }
@@ -171,7 +170,12 @@ impl ServerHandler for Server {
             biased;
             () = context.ct.cancelled() => Err(error::cancelled()),
             () = self.stop.cancelled() => Err(error::cancelled()),
-            outcome = call => outcome.unwrap_or_else(|_| Ok(error::result(&error::panicked()))).map(Into::into),
+            outcome = call => {
+                let (result, made) = outcome.unwrap_or_else(|_| Ok((error::result(&error::panicked()), Vec::new())))?;
+                // The answer is on its way: from here on they are the client's.
+                made.into_iter().for_each(NewInstance::keep);
+                Ok(result.into())
+            }
         }
     }
 }

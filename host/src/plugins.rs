@@ -21,13 +21,11 @@ use v0_1::Guest;
 const TICK: Duration = Duration::from_millis(10);
 /// How many bytes a guest may hand to the host in one call of a host function.
 const HOST_CALL_BYTES_MAX: usize = 8 << 20;
-/// How many elements a guest's tables may have.
-const TABLE_ELEMENTS_MAX: usize = 100_000;
 
 /// What a component may use in one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Linear memory in bytes, all memories together.
+    /// Memory in bytes: all linear memories and tables together.
     pub memory_bytes: usize,
     /// Time spent computing, to about 10 ms.
     pub cpu: Duration,

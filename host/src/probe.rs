@@ -16,6 +16,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause between attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(40);
 
+/// How much of a server's error message is repeated.
+const MESSAGE_CHARS_MAX: usize = 300;
+
 /// Why a server did not answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ProbeError {
@@ -85,7 +88,7 @@ async fn attempt(found: &Found) -> Result<(), ProbeError> {
     };
     let answered = answer
         .iter()
-        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if row.get(0) == Some("1")));
+        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if matches!(row.try_get(0), Ok(Some("1")))));
     if answered {
         Ok(())
     } else {
@@ -99,7 +102,14 @@ fn classify(error: &tokio_postgres::Error) -> ProbeError {
     let Some(answer) = error.as_db_error() else {
         return ProbeError::Silent(chain(error));
     };
-    let reason = format!("{} (SQLSTATE {})", answer.message(), answer.code().code());
+    // Whoever may run SQL may choose these words, and a terminal would obey what it finds in them.
+    let message: String = answer
+        .message()
+        .chars()
+        .take(MESSAGE_CHARS_MAX)
+        .flat_map(char::escape_debug)
+        .collect();
+    let reason = format!("{message} (SQLSTATE {})", answer.code().code());
     let hopeless = [
         SqlState::INVALID_PASSWORD,
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,

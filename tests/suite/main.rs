@@ -2,6 +2,7 @@
 
 mod cli_instances;
 mod cli_surface;
+#[cfg(unix)]
 mod docker_engine;
 mod docker_faults;
 mod map;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use super::exit::ExitCode;
+use super::view::printable;
 use crate::config::{ConfigError, What};
 use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
@@ -308,7 +309,9 @@ impl Report<'_> {
                 String::from(text)
             }
         };
-        let mut lines = vec![format!("{} {}", label("error:", 31), self.message)];
+        // Docker's, PostgreSQL's and a policy's words may be in it: line feeds stay, other control characters don't.
+        let message: Vec<String> = self.message.lines().map(printable).collect();
+        let mut lines = vec![format!("{} {}", label("error:", 31), message.join("\n"))];
         // A failure's own message has its fields in it; that of several problems with the configuration has not.
         if self.exit == ExitCode::Configuration && self.fields.len() > 1 {
             lines.extend(self.fields.iter().map(|field| format!("  {}", field.message)));

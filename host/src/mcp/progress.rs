@@ -72,7 +72,16 @@ impl Teller {
     }
 
     async fn tell(&mut self, step: &Progress) {
-        self.last = position(step).max(self.last + SMALLEST_ADVANCE).min(STEPS);
+        let end = if matches!(step, Progress::Pulling { .. }) {
+            1.0 - SMALLEST_ADVANCE
+        } else {
+            STEPS
+        };
+        let next = position(step).max(self.last + SMALLEST_ADVANCE).min(end);
+        if next <= self.last {
+            return;
+        }
+        self.last = next;
         let told = ProgressNotificationParam::new(self.token.clone(), self.last)
             .with_total(STEPS)
             .with_message(step.to_string());

@@ -8,7 +8,7 @@ use super::v0_1::{Guest, ToolCall, bundle as wit};
 use super::{Budget, Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
 use crate::instance::{Caller, ProgressSink};
-use crate::manager::InstanceManager;
+use crate::manager::{InstanceManager, NewInstance};
 
 /// How many tools a bundle may offer: clients cope with some forty in all.
 const TOOLS_MAX: usize = 40;
@@ -71,16 +71,18 @@ impl Bundle {
             tools: Vec::new(),
         };
         let settings = bundle.loaded.settings.to_string();
-        let (checked, described) = bundle
+        bundle
             .call_guest(None, async |tools, store| {
-                let checked = tools.call_check_settings(&mut *store, &settings).await?;
-                Ok((checked, tools.call_describe(store).await?))
+                tools.call_check_settings(store, &settings).await
             })
+            .await?
+            .map_err(|fields| PluginError::Settings {
+                name: source.name.clone(),
+                fields: fields.into_iter().map(Into::into).collect(),
+            })?;
+        let described = bundle
+            .call_guest(None, async |tools, store| tools.call_describe(store).await)
             .await?;
-        checked.map_err(|fields| PluginError::Settings {
-            name: source.name.clone(),
-            fields: fields.into_iter().map(Into::into).collect(),
-        })?;
         let unusable = |problem| PluginError::Tool {
             name: source.name.clone(),
             problem,
@@ -113,7 +115,8 @@ impl Bundle {
         &self.tools
     }
 
-    /// Calls a tool. Instances that the call made are dropped again unless it succeeds.
+    /// Calls a tool; returns its result and the instances that the call made. Those are dropped again unless the call
+    /// succeeds and whoever gets the result keeps them.
     ///
     /// The future may be dropped at any point: that ends the call and undoes what it made.
     ///
@@ -126,7 +129,7 @@ impl Bundle {
         manager: &InstanceManager,
         caller: Caller,
         progress: ProgressSink,
-    ) -> Result<Map<String, Value>, CallError> {
+    ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
         let arguments = Value::Object(arguments);
         tool.check_arguments(&arguments).map_err(Failure::invalid)?;
         let arguments = arguments.to_string();
@@ -149,11 +152,7 @@ impl Bundle {
             Ok(_) => return Err(self.loaded.nonsense("the result is JSON, but not an object").into()),
             Err(error) => return Err(self.loaded.nonsense(format!("the result is not JSON: {error}")).into()),
         };
-        // From here on the call has succeeded.
-        for instance in created {
-            instance.keep();
-        }
-        Ok(result)
+        Ok((result, created))
     }
 
     async fn call_guest<R>(

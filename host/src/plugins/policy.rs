@@ -74,7 +74,8 @@ impl ComponentPolicy {
 
 /// Fails closed, and leaves the details in the log.
 fn broken(error: &PluginError) -> Rejection {
-    tracing::error!(%error, "the policy failed, so nothing is allowed");
+    // `Debug` keeps a guest's words on one line.
+    tracing::error!(error = ?error.to_string(), "the policy failed, so nothing is allowed");
     Rejection::Broken(error.to_string())
 }
 

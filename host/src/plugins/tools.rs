@@ -18,6 +18,8 @@ const NAME_CHARS_MAX: usize = 40;
 const DESCRIPTION_BYTES_MAX: usize = 2048;
 /// The longest schema in bytes.
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// How much of an unknown argument's name is repeated.
+const NAME_CHARS_SHOWN: usize = 64;
 /// How many problems of one call are told.
 const PROBLEMS_MAX: usize = 20;
 
@@ -106,6 +108,7 @@ impl Tool {
         // One problem says enough about a field: `pattern` and `minLength` often fail together.
         problems.sort_by(|a, b| a.field.cmp(&b.field));
         problems.dedup_by(|a, b| a.field == b.field);
+        problems.truncate(PROBLEMS_MAX);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
@@ -120,8 +123,8 @@ impl Tool {
         };
         let message = match kind {
             ValidationErrorKind::AdditionalProperties { unexpected } => {
-                problems.extend(unexpected.iter().map(|name| FieldError {
-                    field: below(name),
+                problems.extend(unexpected.iter().take(PROBLEMS_MAX).map(|name| FieldError {
+                    field: below(&shown(name)),
                     message: self.unknown(at),
                 }));
                 return;
@@ -206,6 +209,9 @@ impl TryFrom<wit::Tool> for Tool {
             .map(parse_schema)
             .transpose()
             .map_err(|problem| format!("has an output schema that {problem}"))?;
+        if let Some(schema) = &output_schema {
+            compile(schema).map_err(|problem| format!("has an output schema that {problem}"))?;
+        }
         let arguments = compile(&input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
         Ok(Self {
             name: tool.name,
@@ -222,6 +228,14 @@ impl TryFrom<wit::Tool> for Tool {
             arguments,
         })
     }
+}
+
+/// A name that a caller made up, fit for a message and for a log.
+fn shown(name: &str) -> String {
+    name.chars()
+        .take(NAME_CHARS_SHOWN)
+        .flat_map(char::escape_debug)
+        .collect()
 }
 
 fn parse_schema(text: &str) -> Result<Map<String, Value>, String> {

@@ -7,7 +7,7 @@ use rand::TryRng;
 use secrecy::{ExposeSecret, SecretString};
 use wasmtime::ResourceLimiter;
 
-use super::{Budget, Loaded, Overrun, TABLE_ELEMENTS_MAX};
+use super::{Budget, Loaded, Overrun};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, ConnectionUri, CreateRequest, Found, Health, HealthReport, Image, Instance, InstanceId,
@@ -48,13 +48,22 @@ use policy::exports::dev_postgres::plugin::rules;
 /// The most randomness that one call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
+/// What a line of log costs beyond its text: time, level, names. An empty one isn't free.
+const LOG_LINE_BYTES: usize = 128;
+/// How many core instances, and as many tables, one component may consist of; those of Rust have four, of Python forty.
+const INSTANCES_MAX: usize = 200;
+/// How many memories one component may have.
+const MEMORIES_MAX: usize = 20;
+/// What one element of a table takes in the host, in bytes.
+const TABLE_ELEMENT_BYTES: usize = 16;
+
 /// What the host knows of one call into a guest.
 pub(super) struct Guest {
     pub(super) meter: Meter,
     name: Arc<str>,
     settings: Arc<str>,
     log_bytes_left: usize,
-    /// What must not reach the log, however the guest came by it.
+    /// What the host has told the guest in this call and must not reach the log.
     secrets: Vec<SecretString>,
     tool_call: Option<ToolCall>,
 }
@@ -83,7 +92,9 @@ impl Guest {
 
     /// Keeps `secret` out of the log.
     pub(super) fn hide(&mut self, secret: &str) {
-        self.secrets.push(secret.into());
+        if !secret.is_empty() {
+            self.secrets.push(secret.into());
+        }
     }
 
     /// What a successful call has made, for the caller to keep.
@@ -107,7 +118,7 @@ impl Guest {
     }
 }
 
-/// Counts the memory that a guest holds.
+/// Counts the memory that a guest holds, tables included.
 pub(super) struct Meter {
     bytes_left: usize,
     bytes_max: usize,
@@ -120,11 +131,9 @@ impl Meter {
             bytes_max: budget.memory_bytes,
         }
     }
-}
 
-impl ResourceLimiter for Meter {
-    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        match self.bytes_left.checked_sub(desired.saturating_sub(current)) {
+    fn take(&mut self, bytes: usize) -> wasmtime::Result<bool> {
+        match self.bytes_left.checked_sub(bytes) {
             Some(left) => {
                 self.bytes_left = left;
                 Ok(true)
@@ -132,9 +141,27 @@ impl ResourceLimiter for Meter {
             None => Err(Overrun::Memory(self.bytes_max).into()),
         }
     }
+}
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
-        Ok(desired <= TABLE_ELEMENTS_MAX)
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        self.take(desired.saturating_sub(current))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
     }
 }
 
@@ -148,7 +175,7 @@ impl settings::Host for Guest {
 
 impl log::Host for Guest {
     async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        let Some(left) = self.log_bytes_left.checked_sub(message.len()) else {
+        let Some(left) = self.log_bytes_left.checked_sub(message.len() + LOG_LINE_BYTES) else {
             if std::mem::take(&mut self.log_bytes_left) > 0 {
                 tracing::warn!(component = %self.name, "logs more than it may: the rest of this call's log is dropped");
             }
@@ -188,8 +215,12 @@ impl instances::Host for Guest {
         &mut self,
         request: types::CreateRequest,
     ) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
+        let request = CreateRequest::from(request);
+        if let Some(password) = &request.password {
+            self.hide(password.expose_secret());
+        }
         let call = self.tool_call()?;
-        let made = call.manager.create(&request.into(), &call.caller, &call.progress).await;
+        let made = call.manager.create(&request, &call.caller, &call.progress).await;
         Ok(match made {
             Ok(made) => {
                 let connection = made.connection().clone();
@@ -392,8 +423,9 @@ impl From<types::Failure> for Failure {
 
 impl From<&Caller> for rules::Caller {
     fn from(caller: &Caller) -> Self {
-        Self {
-            client: caller.client.clone(),
+        match caller {
+            Caller::CommandLine => Self::CommandLine,
+            Caller::Mcp(client) => Self::Mcp(client.clone()),
         }
     }
 }

@@ -16,10 +16,12 @@ const STAND_IN: &str = "postgres";
 /// the others go by `POSTGRES_USER`.
 const SCRIPT_PATH: &str = "docker-entrypoint-initdb.d/zzz-dev-postgres-mcp.sh";
 /// PostgreSQL renames no role that runs the session. No name that takes this way can be `renamer`: that one is plain.
-/// The verifier is set again, because a rename clears an MD5 one.
+/// The verifier is set again, because a rename clears an MD5 one, and is no argument of psql, which anybody on the
+/// machine could read.
 const SCRIPT: &str = r#"# Gives the superuser the name that dev-postgres-mcp was asked for.
 psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --username="$POSTGRES_USER" --dbname=postgres \
-    --set=name="$DEV_POSTGRES_MCP_USERNAME" --set=verifier="$POSTGRES_PASSWORD" <<'SQL'
+    --set=name="$DEV_POSTGRES_MCP_USERNAME" <<'SQL'
+\set verifier `printenv POSTGRES_PASSWORD`
 CREATE ROLE renamer SUPERUSER;
 SET SESSION AUTHORIZATION renamer;
 ALTER ROLE postgres RENAME TO :"name";

@@ -54,7 +54,7 @@ pub(super) async fn create(
         Ok(made) => made.map(Made::take),
         Err(_) => Err(EngineError::Request {
             verb: "creating the instance",
-            reason: "the host is shutting down".into(),
+            reason: "it ended without an answer; the log has the cause".into(),
         }),
     }
 }
@@ -114,44 +114,49 @@ impl From<EngineError> for Setback {
 
 impl Job {
     async fn run(self) {
-        let made = self.make().await;
-        let failed = made.is_err();
-        let made = made.map(|found| Made {
-            found,
-            guard: Guard {
-                engine: self.engine.clone(),
-                id: self.id,
-                runtime: Handle::current(),
-                armed: true,
-            },
-        });
-        // If nobody takes it, the guard is dropped here or with the other end of the channel.
-        let _ = self.reply.send(made);
-        if failed {
-            network::tidy(&self.engine, Trace::Made).await;
+        // Armed before anything is made: should what follows panic, that is undone, too.
+        let mut guard = Guard {
+            engine: self.engine.clone(),
+            id: self.id,
+            runtime: Handle::current(),
+            armed: true,
+        };
+        match self.make().await {
+            Ok(found) => {
+                // If nobody takes it, the guard is dropped here or with the other end of the channel.
+                let _ = self.reply.send(Ok(Made { found, guard }));
+            }
+            Err(error) => {
+                guard.armed = false;
+                // Nobody waits for the error any more: nothing is lost.
+                let _ = self.reply.send(Err(error));
+                network::tidy(&self.engine, Trace::Made).await;
+            }
         }
     }
 
     async fn make(&self) -> Result<Found, EngineError> {
         let client = &self.engine.client;
         let address = publish_address(&self.engine).await?;
+        // Before anything is made: finding Docker anew may fail.
+        let host = self.engine.instance_host()?;
         // Both to the end, even if one fails: a network that is being made is not left alone.
         let (facts, network) = tokio::join!(image::facts(client, &self.spec.image), network::ensure(&self.engine));
         let (facts, mut network) = (facts?, network?);
         for _ in 1..NETWORK_ATTEMPTS {
-            match self.attempt(&facts, &network, address).await {
+            match self.attempt(&facts, &network, address, &host).await {
                 Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
                 Err(Setback::Failed(error)) => return Err(error),
                 Ok(found) => return Ok(found),
             }
         }
-        match self.attempt(&facts, &network, address).await {
+        match self.attempt(&facts, &network, address, &host).await {
             Err(Setback::NetworkGone(error) | Setback::Failed(error)) => Err(error),
             Ok(found) => Ok(found),
         }
     }
 
-    async fn attempt(&self, facts: &ImageFacts, network: &str, address: IpAddr) -> Result<Found, Setback> {
+    async fn attempt(&self, facts: &ImageFacts, network: &str, address: IpAddr, host: &str) -> Result<Found, Setback> {
         self.still_wanted()?;
         self.progress.tell(Progress::Creating);
         let created_at = now_in_seconds();
@@ -172,7 +177,7 @@ impl Job {
         let instance = Instance {
             id: self.id,
             container_id,
-            host: self.engine.instance_host()?,
+            host: host.to_owned(),
             port: self.port,
             version: self.spec.image.version().to_owned(),
             database: self.spec.database.clone(),

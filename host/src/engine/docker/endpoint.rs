@@ -474,7 +474,8 @@ mod tests {
         }
 
         fn found(&self) -> String {
-            self.find().expect("an endpoint").to_string()
+            // Windows joins paths with backslashes.
+            self.find().expect("an endpoint").to_string().replace('\\', "/")
         }
 
         fn refused(&self) -> String {

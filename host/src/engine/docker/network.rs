@@ -100,7 +100,7 @@ fn failed(reason: String) -> EngineError {
 
 /// What to say of a network in our place.
 pub(super) fn foreign(name: &str) -> String {
-    format!("there is a network {name} that isn't ours: rename or remove it, or configure another name")
+    format!("there is a network {name} that isn't ours: rename or remove it")
 }
 
 async fn create(client: &Client, name: &str) -> Result<(), CallError> {
