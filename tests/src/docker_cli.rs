@@ -1,6 +1,7 @@
 //! Docker as its own client sees it, to look at and meddle with what the product makes.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::process::Command;
 
@@ -36,4 +37,20 @@ pub async fn try_docker(arguments: &[&str]) -> Result<String, String> {
     } else {
         Err(text(&output.stderr))
     }
+}
+
+/// Pauses a container, however long that takes: on a busy machine `runc` gives up now and then ("unable to freeze").
+///
+/// # Panics
+/// If it fails again and again.
+pub async fn pause(container_id: &str) {
+    let mut last = String::new();
+    for _ in 0..50 {
+        match try_docker(&["pause", container_id]).await {
+            Ok(_) => return,
+            Err(error) => last = error,
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("docker pause {container_id}: {last}");
 }

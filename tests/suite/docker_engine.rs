@@ -15,7 +15,7 @@ use dev_postgres_mcp::engine::{Engine, EngineError, Verdict};
 use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::database::{connect, connect_when_ready};
-use dev_postgres_mcp_tests::docker_cli::{docker, try_docker};
+use dev_postgres_mcp_tests::docker_cli::{docker, pause, try_docker};
 use dev_postgres_mcp_tests::specs::spec;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -263,7 +263,7 @@ async fn a_port_that_somebody_holds_is_said_to_be_taken_and_leaves_nothing() {
 async fn instances_that_were_paused_stopped_or_renamed_are_shown_as_they_are_and_removed() {
     let scene = Scene::new();
     let (paused, stopped, renamed) = tokio::join!(scene.create(plain()), scene.create(plain()), scene.create(plain()));
-    docker(&["pause", &paused.instance.container_id]).await;
+    pause(&paused.instance.container_id).await;
     docker(&["kill", &stopped.instance.container_id]).await;
     let name = format!("renamed-{}", renamed.instance.id);
     docker(&["rename", &renamed.instance.container_id, &name]).await;
