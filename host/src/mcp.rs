@@ -258,8 +258,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn a_handler_that_panics_answers_with_a_bland_error_and_the_session_goes_on() {
+    async fn built_in_tools() -> Toolbox {
         let runtime = Runtime::new().expect("this machine runs WebAssembly");
         let source = Source {
             name: "postgres-tools".into(),
@@ -269,7 +268,19 @@ mod tests {
             settings: serde_json::Map::new(),
         };
         let bundle = Bundle::load(&runtime, &source).await.expect("it loads");
-        let toolbox = Toolbox::new(vec![bundle]).expect("no collision");
+        Toolbox::new(vec![bundle]).expect("no collision")
+    }
+
+    #[tokio::test]
+    async fn the_tools_are_described_as_clients_know_them() {
+        let toolbox = built_in_tools().await;
+        let described: Vec<Tool> = toolbox.iter().map(|(_, tool)| describe(tool)).collect();
+        insta::assert_json_snapshot!(described);
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_with_a_bland_error_and_the_session_goes_on() {
+        let toolbox = built_in_tools().await;
         let settings = Settings {
             defaults: Defaults {
                 image: Image::new("postgres", "17").expect("an image"),
