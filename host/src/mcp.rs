@@ -6,6 +6,7 @@ mod transport;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use rmcp::model::{
@@ -28,6 +29,9 @@ use crate::plugins::tools::{Tool as BundleTool, Toolbox};
 const TOOL_LIST_TTL_MS: u64 = 3_600_000;
 /// The longest client name that the policy and the log are shown, in characters.
 const CLIENT_NAME_CHARS_MAX: usize = 100;
+
+/// How long answers may take to reach a client after the end of its input.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What every client is told first; Claude Code cuts at 2 KB.
 const INSTRUCTIONS: &str = "\
@@ -86,13 +90,17 @@ impl Server {
         output: impl AsyncWrite + Send + Unpin + 'static,
     ) -> Result<(), ServeError> {
         let stop = self.stop.clone();
+        let ended = stop.clone();
         let _stop_when_dropped = stop.clone().drop_guard();
         let (transport, begun) = transport::Stdio::new(input, output, stop.clone());
         match self.serve_with_ct(transport, stop).await {
             Ok(session) => {
                 begun.set();
-                session.waiting().await?;
-                Ok(())
+                tokio::select! {
+                    end = session.waiting() => end.map(drop).map_err(Into::into),
+                    // A client that reads nothing any more would keep rmcp writing for ever.
+                    () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
+                }
             }
             Err(ServerInitializeError::ConnectionClosed(_) | ServerInitializeError::Cancelled) => Ok(()),
             // The error's own text may quote the client's message.
@@ -218,8 +226,6 @@ fn describe(tool: &BundleTool) -> Tool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use async_trait::async_trait;
     use serde_json::json;
     use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};

@@ -219,6 +219,18 @@ impl Session {
         self.remains().await
     }
 
+    /// Closes the server's input and waits for its end without reading a word of what it still says.
+    ///
+    /// # Panics
+    /// If it does not end.
+    pub async fn end_unread(mut self) -> ExitStatus {
+        self.input.take();
+        timeout(PATIENCE, self.server.wait())
+            .await
+            .expect("the server ends in time")
+            .expect("its end can be waited for")
+    }
+
     /// Waits for the server's end, however it comes.
     ///
     /// # Panics

@@ -333,6 +333,17 @@ async fn the_end_of_the_input_before_any_request_is_a_clean_end() {
 }
 
 #[tokio::test]
+async fn a_client_that_reads_nothing_does_not_keep_the_server_from_ending() {
+    let environment = TestEnvironment::new().with("DOCKER_HOST", NOWHERE);
+    let mut session = Session::initialized(&environment, &[]).await;
+    // Many times what a pipe holds.
+    for _ in 0..60 {
+        session.ask("tools/list", json!({})).await;
+    }
+    assert!(session.end_unread().await.success());
+}
+
+#[tokio::test]
 async fn progress_grows_with_every_step_and_ends_before_the_answer() {
     let mut session = Session::initialized(&TestEnvironment::new(), &[]).await;
     let answer = session
