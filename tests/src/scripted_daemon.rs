@@ -259,11 +259,6 @@ impl ScriptedDaemon {
     pub fn always(&self, route: &str, fault: Fault) {
         self.state().lasting.insert(route.into(), fault);
     }
-
-    /// Answers `route` well again.
-    pub fn heal(&self, route: &str) {
-        self.state().lasting.remove(route);
-    }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -103,14 +103,6 @@ impl DockerEngine {
         }
     }
 
-    /// Where Docker is and who says so, for logs: `Docker at unix:///var/run/docker.sock (from the usual places)`.
-    ///
-    /// # Errors
-    /// [`EngineError::Unreachable`] if it isn't anywhere; whether it answers is not tried.
-    pub fn endpoint(&self) -> Result<String, EngineError> {
-        Ok(self.client.connected()?.endpoint.to_string())
-    }
-
     /// The host by which instances are reached from here.
     fn instance_host(&self) -> Result<String, EngineError> {
         let endpoint = self.client.connected()?.endpoint;
