@@ -100,21 +100,27 @@ a_python() {
 
 # The packages of tests/clients/package-lock.json, in $state/npm/node_modules.
 node_tools() {
-    local clients=$root/tests/clients file
-    if fresh "$state/npm/complete" "$clients/package.json" "$clients/package-lock.json"; then
+    npm_packages tests/clients "$state/npm"
+}
+
+# npm_packages FOLDER HOME: the packages of FOLDER/package-lock.json, in HOME/node_modules.
+npm_packages() {
+    local folder=$root/$1 home=$2 file
+    if fresh "$home/complete" "$folder/package.json" "$folder/package-lock.json"; then
         return 0
     fi
     if ! have npm || ! node -e 'process.exit(parseInt(process.versions.node) < 20 ? 1 : 0)' 2>/dev/null; then
         fail "Node.js 20 or newer with npm is missing; install it (https://nodejs.org/)."
     fi
     say "installing npm packages (about 20 s)"
-    mkdir -p "$state/npm"
+    mkdir -p "$home"
+    rm -f "$home/complete"
     for file in package.json package-lock.json .npmrc; do
-        cp "$clients/$file" "$state/npm/"
+        cp "$folder/$file" "$home/"
     done
-    (cd "$state/npm" && npm ci --ignore-scripts --loglevel=error) </dev/null >>"$log" 2>&1 \
-        || fail "npm cannot install tests/clients/package-lock.json; $log says why."
-    cat "$clients/package.json" "$clients/package-lock.json" >"$state/npm/complete"
+    (cd "$home" && npm ci --ignore-scripts --loglevel=error) </dev/null >>"$log" 2>&1 \
+        || fail "npm cannot install $1/package-lock.json; $log says why."
+    cat "$folder/package.json" "$folder/package-lock.json" >"$home/complete"
 }
 
 # cargo_tool NAME VERSION: a cargo subcommand; any version that is there will do.
