@@ -16,11 +16,17 @@ setup = @for part in $(1); do bash tests/setup/$$part.sh || exit 1; done
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Set up Docker, PostgreSQL images, the WebAssembly target and test clients
-	$(call setup,docker wasm images clients)
+setup: ## Set up Docker, PostgreSQL images and programs, the WebAssembly target and test clients
+	$(call setup,docker wasm images clients postgresql)
 
-demo: ## Show the main job on a real Docker Engine, step by step
-	$(call setup,docker wasm images)
+demo: ## Show the main job, step by step, on a real Docker Engine or else on this machine's PostgreSQL
+	@if bash tests/setup/docker.sh; then \
+	    bash tests/setup/images.sh; \
+	else \
+	    echo "demo: going on without Docker, with this machine's PostgreSQL"; \
+	    bash tests/setup/postgresql.sh own; \
+	fi
+	$(call setup,wasm)
 	@echo 'demo: building; the first time that takes some minutes'
 	@cargo build --quiet --locked --workspace --bins
 	@target/debug/demo
