@@ -7,10 +7,14 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{Code, Component, Config};
+use crate::config::{self, Code, Component, Config};
 use crate::engine::Engine;
+use crate::engine::auto::AutoEngine;
 use crate::engine::docker::{DockerEngine, DockerSettings};
+use crate::engine::local::{LocalEngine, LocalSettings};
+use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
+use crate::instance::EngineKind;
 use crate::manager::{InstanceManager, Settings};
 use crate::plugins::bundle::Bundle;
 use crate::plugins::policy::ComponentPolicy;
@@ -45,15 +49,9 @@ pub struct App {
 impl App {
     /// Does no I/O: a server starts and says what is wrong with its surroundings when it is asked.
     #[must_use]
-    pub fn new(config: Config) -> Self {
+    pub fn new(config: Config, environment: &Environment) -> Self {
         let tracker = TaskTracker::new();
-        let settings = DockerSettings {
-            host: config.docker.host.clone(),
-            publish_address: config.docker.publish_address,
-            pull_timeout: config.docker.pull_timeout,
-            ..DockerSettings::default()
-        };
-        let engine = Arc::new(DockerEngine::new(settings, tracker.clone()));
+        let engine = engine(&config, environment, &tracker);
         Self {
             config,
             tracker,
@@ -140,6 +138,33 @@ impl App {
     pub async fn shutdown(&self, deadline: Duration) -> bool {
         self.tracker.close();
         tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+    }
+}
+
+fn engine(config: &Config, environment: &Environment, tracker: &TaskTracker) -> Arc<dyn Engine> {
+    let docker = || {
+        let settings = DockerSettings {
+            host: config.docker.host.clone(),
+            publish_address: config.docker.publish_address,
+            pull_timeout: config.docker.pull_timeout,
+            ..DockerSettings::default()
+        };
+        DockerEngine::new(settings, tracker.clone())
+    };
+    let local = || {
+        let settings = LocalSettings {
+            bin_dirs: config.local.bin_dirs.clone(),
+            path: environment.non_empty("PATH").map(ToOwned::to_owned),
+            state_dir: config.local.state_dir.clone(),
+            user: config.local.user.clone(),
+            ready_timeout: config.instance.ready_timeout,
+        };
+        LocalEngine::new(settings, tracker.clone())
+    };
+    match config.engine {
+        config::Engine::Auto => Arc::new(AutoEngine::new(docker(), local())),
+        config::Engine::Only(EngineKind::Docker) => Arc::new(docker()),
+        config::Engine::Only(EngineKind::Local) => Arc::new(local()),
     }
 }
 

@@ -39,8 +39,9 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Throwaway PostgreSQL instances for coding agents (MCP) and people
 ///
-/// Each instance is a Docker container of its own. An agent gets one through the MCP server, `dev-postgres-mcp mcp
-/// serve`; a person with `dev-postgres-mcp postgres create`. Both see the same instances.
+/// Each instance is a Docker container of its own or, where there is no Docker, a server of its own on this machine. An
+/// agent gets one through the MCP server, `dev-postgres-mcp mcp serve`; a person with `dev-postgres-mcp postgres create`.
+/// Both see the same instances.
 #[derive(Debug, Parser)]
 #[command(name = "dev-postgres-mcp", version, max_term_width = 100, after_long_help = after_help())]
 #[command(arg_required_else_help = true, subcommand_required = true)]
@@ -161,19 +162,33 @@ async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCod
         Verb::Config(ConfigVerb::Default(_)) => finish(config::Default::run(ui), ui),
         Verb::Config(ConfigVerb::Show(_)) => finish(config::Show::run(&load()?, ui), ui),
         Verb::Doctor(doctor) => match load() {
-            Ok(config) => with_app(config, Level::WARN, ui, async |app, ui| doctor.run(app, ui).await).await,
+            Ok(config) => {
+                with_app(config, environment, Level::WARN, ui, async |app, ui| {
+                    doctor.run(app, ui).await
+                })
+                .await
+            }
             Err(error) => finish(doctor::Doctor::run_without_config(&error, ui), ui),
         },
         Verb::Mcp(McpVerb::Serve(serve)) => {
-            with_app(load()?, Level::INFO, ui, async |app, _| serve.run(app).await).await
+            with_app(load()?, environment, Level::INFO, ui, async |app, _| {
+                serve.run(app).await
+            })
+            .await
         }
-        Verb::Postgres(verb) => with_app(load()?, Level::WARN, ui, async |app, ui| verb.run(app, ui).await).await,
+        Verb::Postgres(verb) => {
+            with_app(load()?, environment, Level::WARN, ui, async |app, ui| {
+                verb.run(app, ui).await
+            })
+            .await
+        }
     })
 }
 
 /// Runs a command to its end or to a signal. A signal drops it where it is, which has it undone in the background.
 async fn with_app(
     config: Config,
+    environment: &Environment,
     default_level: Level,
     ui: &mut Ui,
     command: impl AsyncFnOnce(&App, &mut Ui) -> Result<ExitCode, Failure>,
@@ -186,7 +201,7 @@ async fn with_app(
             return ui.error(&Failure::new(FailureCode::Failed, message, ""));
         }
     };
-    let app = App::new(config);
+    let app = App::new(config, environment);
     let code = tokio::select! {
         // Boxed: the future of a whole command is large.
         outcome = Box::pin(command(&app, ui)) => finish(outcome, ui),

@@ -19,7 +19,7 @@ pub use self::problem::{ConfigError, Origin, Problem, What};
 pub use self::shown::ShownValue;
 use self::sources::Sources;
 use crate::environment::Environment;
-use crate::instance::{Defaults, InvalidValue};
+use crate::instance::{Defaults, EngineKind, InvalidValue};
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
@@ -39,10 +39,14 @@ pub struct Flags {
 /// The whole configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// `engine`.
+    pub engine: Engine,
     /// `[log]`.
     pub log: Log,
     /// `[docker]`.
     pub docker: Docker,
+    /// `[local]`.
+    pub local: Local,
     /// `[instance]`.
     pub instance: Instances,
     /// `[policy]`.
@@ -53,6 +57,15 @@ pub struct Config {
     pub file: Option<PathBuf>,
     /// Every value with where it came from, for people to read.
     pub values: Vec<ShownValue>,
+}
+
+/// `engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// Docker if it answers, else the local engine.
+    Auto,
+    /// This one, whether it works or not.
+    Only(EngineKind),
 }
 
 /// `[log]`.
@@ -82,6 +95,17 @@ pub struct Docker {
     pub publish_address: Option<IpAddr>,
     /// How long pulling an image may take.
     pub pull_timeout: Duration,
+}
+
+/// `[local]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Local {
+    /// Where to look for server programs first.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Where instances are kept; `None` if there is no home to derive it from.
+    pub state_dir: Option<PathBuf>,
+    /// Whom servers run as where this process is root's; `None` to choose.
+    pub user: Option<String>,
 }
 
 /// `[instance]`.
@@ -190,7 +214,7 @@ impl Config {
         let file = path.filter(|path| sources.read_file(path, required));
         sources.read_environment(environment);
         sources.read_flags(flags);
-        sources.into_config(file)
+        sources.into_config(file, environment)
     }
 }
 
@@ -214,6 +238,20 @@ pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBu
     };
     let path = xdg.or_else(native)?.join("dev-postgres-mcp").join("config.toml");
     Some((path, false))
+}
+
+/// Where the local engine keeps its instances unless it is told.
+fn default_state_dir(environment: &Environment) -> Option<PathBuf> {
+    let directory = |variable| environment.non_empty(variable).map(PathBuf::from);
+    let xdg = directory("XDG_STATE_HOME").filter(|path| path.is_absolute());
+    let native = || match std::env::consts::OS {
+        "windows" => directory("LOCALAPPDATA"),
+        // Servers run as another user, who has no way into root's home.
+        _ if crate::engine::local::is_root() => Some(PathBuf::from("/var/lib")),
+        "macos" => directory("HOME").map(|home| home.join("Library/Application Support")),
+        _ => directory("HOME").map(|home| home.join(".local/state")),
+    };
+    xdg.or_else(native).map(|path| path.join("dev-postgres-mcp"))
 }
 
 #[cfg(test)]
@@ -314,8 +352,12 @@ mod tests {
             let config = Config::load(&flags(&[(&key.path, &text)]), &Environment::default()).expect("a flag is taken");
             assert_eq!(origin(&config, &key.path), format!("--{}", key.flag));
 
-            let config =
-                load_file(&format!("[{}]\n{} = {}\n", key.section, key.name, key.default)).expect("a line is taken");
+            let section = match key.section {
+                "" => "\n".to_owned(),
+                section => format!("[{section}]\n"),
+            };
+            let line = format!("{} = {}\n", key.name, key.default);
+            let config = load_file(&(section + &line)).expect("a line is taken");
             assert!(origin(&config, &key.path).ends_with("config.toml:2"));
         }
     }

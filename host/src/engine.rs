@@ -1,15 +1,25 @@
 //! What the host asks of whatever runs PostgreSQL, and what can go wrong there.
 
+pub mod auto;
 pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
+pub mod local;
 
 use std::fmt;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::instance::{Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+
+/// How much of a server's log is shown: lines, and bytes of all of them together.
+const LOG_LINES_MAX: usize = 20;
+const LOG_BYTES_MAX: usize = 16 << 10;
+
+/// What makes a server fast that need not survive a crash of the machine. `synchronous_commit` stays on: it costs nothing
+/// then, and a copy of the data directory has every commit.
+const NOT_DURABLE: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes", "off")];
 
 /// Runs PostgreSQL servers and is the source of truth about them.
 ///
@@ -17,10 +27,15 @@ use crate::instance::{Found, Image, Instance, InstanceId, InstanceSpec, Port, Pr
 /// on the tracker that the engine was made with.
 #[async_trait]
 pub trait Engine: fmt::Debug + Send + Sync {
-    /// Sees to it that `image` is there, pulling it if it isn't.
+    /// What an instance is made from where nobody asks for a version: `configured` itself, unless this engine has only
+    /// others.
+    async fn default_image(&self, configured: &Image) -> Image;
+
+    /// Sees to it that instances of `image` can be made, pulling or initialising what it takes.
     async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError>;
 
-    /// Creates and starts an instance that publishes PostgreSQL on `port`. On an error nothing is left of it.
+    /// Creates and starts an instance that listens on `port`. On an error nothing is left of it. Its server may need
+    /// some more time until it answers.
     ///
     /// # Errors
     /// [`EngineError::PortTaken`] if somebody else holds `port`: another may do.
@@ -30,7 +45,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
         spec: &InstanceSpec,
         port: Port,
         progress: &ProgressSink,
-    ) -> Result<Found, EngineError>;
+    ) -> Result<Created, EngineError>;
+
+    /// Lets an instance outlive this process: somebody has been told of it. Until then an engine that can tell that its
+    /// creator has died removes it.
+    async fn keep(&self, id: InstanceId) -> Result<(), EngineError>;
 
     /// Every instance of ours, oldest first.
     async fn list(&self) -> Result<Vec<Instance>, EngineError>;
@@ -57,6 +76,30 @@ pub struct Ended {
     pub last_lines: Vec<String>,
 }
 
+/// The last lines of a log that have anything in them, oldest first.
+fn last_lines(log: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(log);
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    lines[lines.len().saturating_sub(LOG_LINES_MAX)..]
+        .iter()
+        .map(|&line| line.to_owned())
+        .collect()
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.last_lines.is_empty() {
+            write!(f, "{}, and its log is empty", self.how)
+        } else {
+            write!(f, "{}; its log ends with:\n{}", self.how, self.last_lines.join("\n"))
+        }
+    }
+}
+
 /// One line of `doctor`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnosis {
@@ -71,7 +114,7 @@ pub struct Diagnosis {
 }
 
 /// How a diagnosed thing stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     /// Works.
     Good,
@@ -110,6 +153,27 @@ pub enum EngineError {
         /// The engine's word.
         reason: String,
     },
+    /// The engine has no PostgreSQL of this version.
+    #[error("PostgreSQL {version} is not installed here; what is: {}", found.join(", "))]
+    NoSuchVersion {
+        /// What was asked for.
+        version: String,
+        /// What is there, newest first: "17.6 in /usr/lib/postgresql/17/bin". Never empty.
+        found: Vec<String>,
+    },
+    /// Neither engine can be used.
+    #[error("there is neither Docker nor PostgreSQL itself: {docker}; {local}")]
+    None {
+        /// What is wrong with Docker.
+        docker: String,
+        /// What is wrong with the local engine.
+        local: String,
+        /// The shortest way to have one, on this platform.
+        advice: String,
+    },
+    /// The new instance's server ended before it answered.
+    #[error("PostgreSQL ended before it answered: it {0}")]
+    Ended(Ended),
     /// Somebody else holds the port.
     #[error("port {0} is taken")]
     PortTaken(Port),

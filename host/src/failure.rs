@@ -21,7 +21,7 @@ pub enum FailureCode {
     Unavailable,
     /// A deadline passed.
     TimedOut,
-    /// PostgreSQL or its container failed.
+    /// PostgreSQL failed.
     Failed,
     /// A defect of the host or of a guest.
     Internal,

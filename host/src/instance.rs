@@ -315,7 +315,7 @@ impl Limits {
 /// What is built: nothing is left open.
 #[derive(Debug, Clone)]
 pub struct InstanceSpec {
-    /// Repository and version.
+    /// Repository and version. An engine without images goes by the version alone.
     pub image: Image,
     /// The database that is there from the start.
     pub database: DatabaseName,
@@ -325,6 +325,8 @@ pub struct InstanceSpec {
     pub password: Password,
     /// Memory and CPU.
     pub limits: Limits,
+    /// Whether committed data survives a crash of the machine; without that, everything is faster.
+    pub durable: bool,
 }
 
 /// What a caller asked for, unchecked; `None` leaves the choice to the policy.
@@ -358,6 +360,28 @@ pub struct Defaults {
     pub image: Image,
     /// Memory and CPU.
     pub limits: Limits,
+    /// Whether committed data survives a crash of the machine.
+    pub durable: bool,
+}
+
+/// What runs an instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineKind {
+    /// A Docker daemon, in a container.
+    Docker,
+    /// This machine, from PostgreSQL's own server programs.
+    Local,
+}
+
+impl EngineKind {
+    /// The word that callers read, and the one that the setting `engine` takes.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Local => "local",
+        }
+    }
 }
 
 /// What the engine says of an instance. Whether its PostgreSQL answers is [`Health`]'s to tell.
@@ -391,13 +415,15 @@ impl Status {
 pub struct Instance {
     /// Its name for life.
     pub id: InstanceId,
-    /// The container's full id.
+    /// What runs it.
+    pub engine: EngineKind,
+    /// The container's full id; empty where the engine has no containers.
     pub container_id: String,
     /// The address that reaches it from here: a host name or an IP address, IPv6 without brackets.
     pub host: String,
     /// The port on `host`.
     pub port: Port,
-    /// PostgreSQL's version: the image's tag.
+    /// PostgreSQL's version, as it was asked for: the image's tag.
     pub version: String,
     /// The database that was there from the start.
     pub database: DatabaseName,
@@ -416,6 +442,15 @@ pub struct Found {
     pub instance: Instance,
     /// The superuser's password.
     pub password: Password,
+}
+
+/// What a create has made.
+#[derive(Debug, Clone)]
+pub struct Created {
+    /// The instance.
+    pub found: Found,
+    /// What whoever asked for it should know, one sentence each: a limit that this engine can't set.
+    pub warnings: Vec<String>,
 }
 
 /// An instance with what opens it, as whoever may read it is given it.
@@ -500,9 +535,14 @@ pub enum Progress {
         /// Bytes to download, as far as the registry has told; it grows as layers are announced.
         total_bytes: u64,
     },
-    /// The container is being created.
+    /// A data directory that instances of this version are copied from is being made, once.
+    Initialising {
+        /// PostgreSQL's version.
+        version: String,
+    },
+    /// The instance is being created.
     Creating,
-    /// The container is being started.
+    /// The instance is being started.
     Starting,
     /// The server is being asked until it answers.
     Waiting,
@@ -523,8 +563,9 @@ impl fmt::Display for Progress {
                 mib(*done_bytes),
                 mib(*total_bytes)
             ),
-            Self::Creating => f.write_str("creating the container"),
-            Self::Starting => f.write_str("starting the container"),
+            Self::Initialising { version } => write!(f, "preparing PostgreSQL {version}, once"),
+            Self::Creating => f.write_str("creating the instance"),
+            Self::Starting => f.write_str("starting PostgreSQL"),
             Self::Waiting => f.write_str("waiting for PostgreSQL to answer"),
         }
     }

@@ -8,8 +8,8 @@ use tokio_util::task::TaskTracker;
 use crate::engine::{Ended, Engine, EngineError};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
-    Caller, Connection, CreateRequest, Defaults, Found, Health, HealthReport, Instance, InstanceId, InstanceSpec,
-    Password, Progress, ProgressSink, Status,
+    Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Instance, InstanceId,
+    InstanceSpec, Password, Progress, ProgressSink, Status,
 };
 use crate::policy::{Action, Policy, Rejection};
 use crate::ports::{PortAllocator, PortRange, PortsExhausted};
@@ -21,6 +21,9 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const REMOVAL_ATTEMPTS: u32 = 4;
 /// The pause before the second attempt; each further one is twice as long.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(250);
+
+const DIED_ADVICE: &str =
+    "Read the log lines; if they name no cause, another version or more memory (instance.memory_mib) may do.";
 
 /// What the manager goes by.
 #[derive(Debug, Clone)]
@@ -60,7 +63,7 @@ pub enum InstanceError {
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The new instance's server ended before it answered.
-    #[error("PostgreSQL ended before it answered: it {}{}", .0.how, last_words(.0))]
+    #[error("PostgreSQL ended before it answered: it {0}")]
     Died(Ended),
     /// The new instance's server did not answer in time.
     #[error("PostgreSQL did not answer within {} s: {reason}", after.as_secs_f32())]
@@ -73,14 +76,6 @@ pub enum InstanceError {
     /// The new instance's server answers and refuses its own credentials.
     #[error("PostgreSQL refuses the credentials that it was created with: {0}")]
     Refused(String),
-}
-
-fn last_words(ended: &Ended) -> String {
-    if ended.last_lines.is_empty() {
-        ", and its log is empty".into()
-    } else {
-        format!("; its log ends with:\n{}", ended.last_lines.join("\n"))
-    }
 }
 
 impl From<&InstanceError> for Failure {
@@ -104,10 +99,7 @@ impl From<&InstanceError> for Failure {
                 "Drop instances that are no longer needed, or configure a wider range (instance.ports).",
             ),
             InstanceError::Engine(error) => return Self::from(error),
-            InstanceError::Died(_) => (
-                FailureCode::Failed,
-                "Read the log lines; if they name no cause, another version or more memory (instance.memory_mib) may do.",
-            ),
+            InstanceError::Died(_) => (FailureCode::Failed, DIED_ADVICE),
             InstanceError::NotReady { .. } => (
                 FailureCode::TimedOut,
                 "Try again; on a slow machine allow more time (instance.ready_timeout).",
@@ -124,7 +116,9 @@ impl From<&InstanceError> for Failure {
 impl From<&EngineError> for Failure {
     fn from(error: &EngineError) -> Self {
         let (code, advice): (FailureCode, &str) = match error {
-            EngineError::Unreachable { advice, .. } => (FailureCode::Unavailable, advice),
+            EngineError::Unreachable { advice, .. } | EngineError::None { advice, .. } => {
+                (FailureCode::Unavailable, advice)
+            }
             EngineError::NoSuchImage { .. } => (
                 FailureCode::Unavailable,
                 "Ask for a version that the image repository has as a tag, such as \"17\".",
@@ -133,6 +127,11 @@ impl From<&EngineError> for Failure {
                 FailureCode::Unavailable,
                 "See whether the registry can be reached: `docker pull` with the same image tells more.",
             ),
+            EngineError::NoSuchVersion { .. } => (
+                FailureCode::Unavailable,
+                "Ask for one of these versions or for none, or install the one that you want.",
+            ),
+            EngineError::Ended(_) => (FailureCode::Failed, DIED_ADVICE),
             EngineError::PortTaken(_) => (FailureCode::Exhausted, "Try again."),
             EngineError::Request { .. } => (
                 FailureCode::Failed,
@@ -173,10 +172,20 @@ impl InstanceManager {
         caller: &Caller,
         progress: &ProgressSink,
     ) -> Result<NewInstance, InstanceError> {
-        let spec = self.policy.plan_create(request, &self.defaults, caller).await?;
+        let mut defaults = self.defaults.clone();
+        if request.version.is_none() {
+            defaults.image = self.engine.default_image(&self.defaults.image).await;
+        }
+        let spec = self.policy.plan_create(request, &defaults, caller).await?;
         self.engine.prepare(&spec.image, progress).await?;
         let id = InstanceId::random();
-        let found = self.start(id, &spec, progress).await?;
+        let Created { found, mut warnings } = self.start(id, &spec, progress).await?;
+        if spec.image == defaults.image && spec.image != self.defaults.image {
+            let (given, wanted) = (spec.image.version(), self.defaults.image.version());
+            warnings.push(format!(
+                "PostgreSQL {wanted}, the default, is not installed here: this is {given}, the newest that is."
+            ));
+        }
         let mut unkept = Unkept::new(self, id);
         progress.tell(Progress::Waiting);
         let connection = match self.until_ready(&found).await {
@@ -185,8 +194,13 @@ impl InstanceManager {
         };
         match connection {
             Ok(connection) => {
-                tracing::info!(%id, port = %connection.instance.port, image = %spec.image, %caller, "created");
-                Ok(NewInstance { connection, unkept })
+                let (engine, port) = (connection.instance.engine.as_str(), connection.instance.port);
+                tracing::info!(%id, engine, %port, image = %spec.image, %caller, "created");
+                Ok(NewInstance {
+                    connection,
+                    warnings,
+                    unkept,
+                })
             }
             Err(error) => {
                 unkept.remove().await;
@@ -241,9 +255,9 @@ impl InstanceManager {
     pub async fn health(&self, id: InstanceId, caller: &Caller) -> Result<HealthReport, InstanceError> {
         let found = self.find(id, Action::Health, caller).await?;
         let (health, message, latency) = match found.instance.status {
-            Status::Stopped => (Health::Stopped, "The container has stopped.".into(), None),
-            Status::Created => (Health::Starting, "The container has not been started yet.".into(), None),
-            Status::Paused => (Health::Unhealthy, "The container is paused.".into(), None),
+            Status::Stopped => (Health::Stopped, "The instance has stopped.".into(), None),
+            Status::Created => (Health::Starting, "The instance has not been started yet.".into(), None),
+            Status::Paused => (Health::Unhealthy, "The instance is paused.".into(), None),
             Status::Running => match probe::query(&found, HEALTH_TIMEOUT).await {
                 Ok(latency) => (Health::Healthy, "PostgreSQL answered a query.".into(), Some(latency)),
                 Err(error) => (
@@ -293,12 +307,13 @@ impl InstanceManager {
         id: InstanceId,
         spec: &InstanceSpec,
         progress: &ProgressSink,
-    ) -> Result<Found, InstanceError> {
+    ) -> Result<Created, InstanceError> {
         let mut candidates = self.ports.candidates(&mut rand::rng());
         loop {
             let lease = candidates.next_lease()?;
             match self.engine.create(id, spec, lease.port(), progress).await {
                 Err(EngineError::PortTaken(port)) => tracing::debug!(%port, "taken, trying another"),
+                Err(EngineError::Ended(ended)) => return Err(InstanceError::Died(redacted(ended, &spec.password))),
                 outcome => return Ok(outcome?),
             }
         }
@@ -347,6 +362,7 @@ fn redacted(ended: Ended, password: &Password) -> Ended {
 #[must_use = "an instance that isn't kept is dropped again"]
 pub struct NewInstance {
     connection: Connection,
+    warnings: Vec<String>,
     unkept: Unkept,
 }
 
@@ -357,9 +373,20 @@ impl NewInstance {
         &self.connection
     }
 
-    /// Lets it live on.
-    pub fn keep(mut self) {
+    /// What whoever asked for it should know, one sentence each.
+    #[must_use]
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    /// Lets it live on: for when somebody has been told of it.
+    ///
+    /// # Errors
+    /// If the engine can't keep it; it is dropped again then.
+    pub async fn keep(mut self) -> Result<(), InstanceError> {
+        self.unkept.engine.keep(self.unkept.id).await?;
         self.unkept.armed = false;
+        Ok(())
     }
 }
 
@@ -462,6 +489,7 @@ mod tests {
                 username: "postgres".parse().expect("a role name"),
                 password: Password::new("s3cret").expect("a password"),
                 limits: defaults.limits,
+                durable: defaults.durable,
             })
         }
 
@@ -493,6 +521,7 @@ mod tests {
             defaults: Defaults {
                 image: Image::new("postgres", "17").expect("an image"),
                 limits: Limits::new(512, 1000).expect("limits"),
+                durable: false,
             },
             ports: ports.parse().expect("a range"),
             ready_timeout: Duration::from_mins(1),

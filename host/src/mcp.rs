@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::transport::Unanswered;
 use crate::failure::Failure;
 use crate::instance::Caller;
 use crate::manager::{InstanceManager, NewInstance};
@@ -35,10 +36,10 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What every client is told first; Claude Code cuts at 2 KB.
 const INSTRUCTIONS: &str = "\
-Gives you throwaway PostgreSQL servers, each in a container of its own.
+Gives you throwaway PostgreSQL servers, each its own container or, without Docker, its own local processes.
 
 Call create_postgres_instance when you need a database to try a migration, run tests or explore SQL; every argument is \
-optional. It returns once the server answers queries, within seconds unless the image has to be pulled first. Connect \
+optional. It returns once the server answers queries, within seconds unless a version is used for the first time. Connect \
 with the returned `dsn` (a connection URI that psql and every driver take) and keep the `id`: all other tools want it. \
 list_postgres_instances shows what is there, get_postgres_instance returns the credentials again, \
 health_check_postgres runs a query and says how the server is.
@@ -55,6 +56,7 @@ pub struct Server {
     manager: InstanceManager,
     tracker: TaskTracker,
     stop: CancellationToken,
+    unanswered: Unanswered,
 }
 
 /// Why the server ended before its client did.
@@ -77,6 +79,7 @@ impl Server {
             manager,
             tracker,
             stop: CancellationToken::new(),
+            unanswered: Unanswered::default(),
         }
     }
 
@@ -92,7 +95,7 @@ impl Server {
         let stop = self.stop.clone();
         let ended = stop.clone();
         let _stop_when_dropped = stop.clone().drop_guard();
-        let (transport, begun) = transport::Stdio::new(input, output, stop.clone());
+        let (transport, begun) = transport::Stdio::new(input, output, stop.clone(), self.unanswered.clone());
         match self.serve_with_ct(transport, stop).await {
             Ok(session) => {
                 begun.set();
@@ -180,8 +183,8 @@ impl ServerHandler for Server {
             () = self.stop.cancelled() => Err(error::cancelled()),
             outcome = call => {
                 let (result, made) = outcome.unwrap_or_else(|_| Ok((error::result(&error::panicked()), Vec::new())))?;
-                // The answer is on its way: from here on they are the client's.
-                made.into_iter().for_each(NewInstance::keep);
+                // The client's from when it has been told.
+                self.unanswered.add(context.id.clone(), made);
                 Ok(result.into())
             }
         }
@@ -291,6 +294,7 @@ mod tests {
             defaults: Defaults {
                 image: Image::new("postgres", "17").expect("an image"),
                 limits: Limits::new(512, 1000).expect("limits"),
+                durable: false,
             },
             ports: "1-1".parse().expect("a range"),
             ready_timeout: Duration::from_secs(1),

@@ -36,7 +36,7 @@ pub async fn sections() -> Result<Vec<Section>, String> {
         settings: Vec::new(),
     };
     let config = Config::load(&nowhere, &Environment::default()).map_err(|error| error.to_string())?;
-    let app = App::new(config);
+    let app = App::new(config, &Environment::default());
     let toolbox = app.toolbox().await.map_err(|failure| failure.to_string())?;
     Ok(vec![
         ("tools", tools(toolbox.iter().map(|(_, tool)| tool))),

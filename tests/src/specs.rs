@@ -14,5 +14,6 @@ pub fn spec(database: &str, username: &str, password: &str) -> InstanceSpec {
         username: username.parse().expect("a role name"),
         password: Password::new(password).expect("a password"),
         limits: Limits::new(512, 1000).expect("limits"),
+        durable: false,
     }
 }

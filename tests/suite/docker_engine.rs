@@ -68,7 +68,7 @@ impl Scene {
                 .create(self.id(), &spec, any_port(), &ProgressSink::none())
                 .await
             {
-                Ok(found) => return found,
+                Ok(created) => return created.found,
                 Err(EngineError::PortTaken(_)) => {}
                 Err(error) => panic!("{error}"),
             }

@@ -916,7 +916,8 @@ async fn an_instance_on_a_remote_daemon_is_published_where_the_daemon_is_reached
         let found = engine
             .create(InstanceId::random(), &wanted(), port(), &ProgressSink::none())
             .await
-            .expect("an instance");
+            .expect("an instance")
+            .found;
         assert_eq!(found.instance.host, remote.to_string());
         let listed = engine.list().await.expect("a list");
         assert_eq!(listed[0].host, remote.to_string());

@@ -7,7 +7,7 @@ use clap::Args;
 use super::caller;
 use super::exit::ExitCode;
 use super::ui::Ui;
-use super::view::{InstanceView, connection_block};
+use super::view::{CreatedView, connection_block};
 use crate::failure::Failure;
 use crate::instance::CreateRequest;
 use crate::manager::InstanceManager;
@@ -18,7 +18,7 @@ use crate::manager::InstanceManager;
 /// create leaves nothing behind. The policy chooses what is left open.
 #[derive(Debug, Args)]
 pub(super) struct Create {
-    /// PostgreSQL's version, the image's tag: 17, 16.4 [default: the setting instance.version]
+    /// PostgreSQL's version: 17, 16.4 [default: the setting instance.version]
     #[arg(long)]
     version: Option<String>,
 
@@ -56,14 +56,20 @@ impl Create {
         drop(progress);
         let new = created.map_err(|error| Failure::from(&error))?;
         let connection = new.connection();
+        for warning in new.warnings() {
+            ui.note(&format!("warning: {warning}"));
+        }
         let block = || connection_block(connection, SystemTime::now());
-        ui.result(&InstanceView::from(connection), block)
+        ui.result(&CreatedView::new(connection, new.warnings()), block)
             .map_err(|failure| Failure {
                 advice: "The new instance is dropped again: nobody would know its password.".into(),
                 ..failure
             })?;
         // Not before: an instance that nobody has been told of would live on unknown.
-        new.keep();
+        new.keep().await.map_err(|error| Failure {
+            advice: "The new instance is dropped again: create another.".into(),
+            ..Failure::from(&error)
+        })?;
         Ok(ExitCode::Ok)
     }
 }

@@ -198,6 +198,7 @@ mod tests {
             defaults: Defaults {
                 image: Image::new("postgres", "17").expect("an image"),
                 limits: Limits::new(512, 1000).expect("limits"),
+                durable: false,
             },
             ports: "15432-25432".parse().expect("a range"),
             ready_timeout: Duration::from_secs(1),

@@ -97,7 +97,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::instance::{Port, Status};
+    use crate::instance::{EngineKind, Port, Status};
 
     const IDS: [&str; 3] = [
         "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
@@ -108,6 +108,7 @@ mod tests {
     fn instances() -> Vec<Instance> {
         let instance = |id: &str| Instance {
             id: id.parse().expect("an id"),
+            engine: EngineKind::Docker,
             container_id: "c0ffee".into(),
             host: "127.0.0.1".into(),
             port: Port::try_from(15432).expect("a port"),

@@ -14,7 +14,7 @@ impl Args for SettingFlags {
         KEYS.iter().fold(command, |command, key| {
             let default = match &key.default {
                 Value::String(text) if !text.is_empty() => format!(" [default: {text}]"),
-                Value::Number(number) => format!(" [default: {number}]"),
+                value @ (Value::Number(_) | Value::Bool(_)) => format!(" [default: {value}]"),
                 // The meaning says what empty stands for.
                 _ => String::new(),
             };

@@ -11,6 +11,7 @@ use crate::instance::{Connection, HealthReport, Instance};
 #[derive(Debug, Serialize)]
 pub(super) struct InstanceView {
     id: String,
+    engine: &'static str,
     container_id: String,
     host: String,
     port: u16,
@@ -29,6 +30,7 @@ impl From<&Instance> for InstanceView {
     fn from(instance: &Instance) -> Self {
         Self {
             id: instance.id.to_string(),
+            engine: instance.engine.as_str(),
             container_id: instance.container_id.clone(),
             host: instance.host.clone(),
             port: instance.port.get(),
@@ -49,6 +51,24 @@ impl From<&Connection> for InstanceView {
             password: Some(connection.password.expose().to_owned()),
             dsn: Some(connection.dsn.expose().to_owned()),
             ..Self::from(&connection.instance)
+        }
+    }
+}
+
+/// A new instance in JSON, with what whoever asked for it should know.
+#[derive(Debug, Serialize)]
+pub(super) struct CreatedView<'a> {
+    #[serde(flatten)]
+    instance: InstanceView,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
+}
+
+impl<'a> CreatedView<'a> {
+    pub(super) fn new(connection: &Connection, warnings: &'a [String]) -> Self {
+        Self {
+            instance: connection.into(),
+            warnings,
         }
     }
 }
@@ -86,6 +106,7 @@ pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> Stri
     let age = age(&connection.instance, now);
     for (name, value) in [
         ("id", view.id.as_str()),
+        ("engine", view.engine),
         ("container", view.container_id.as_str()),
         ("version", view.version.as_str()),
         ("status", view.status),
@@ -97,7 +118,9 @@ pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> Stri
         ("password", connection.password.expose()),
         ("dsn", connection.dsn.expose()),
     ] {
-        table.add_row([name, &printable(value)]);
+        if !value.is_empty() {
+            table.add_row([name, &printable(value)]);
+        }
     }
     format!("{}\n\npsql {}\n", trimmed(&table), shell_word(connection.dsn.expose()))
 }
@@ -106,10 +129,13 @@ pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> Stri
 #[must_use]
 pub(super) fn instance_table(instances: &[Instance], now: SystemTime) -> String {
     let mut table = bare_table();
-    table.set_header(["ID", "VERSION", "STATUS", "AGE", "ADDRESS", "DATABASE", "USERNAME"]);
+    table.set_header([
+        "ID", "ENGINE", "VERSION", "STATUS", "AGE", "ADDRESS", "DATABASE", "USERNAME",
+    ]);
     for instance in instances {
         table.add_row([
             &instance.id.to_string(),
+            instance.engine.as_str(),
             &printable(&instance.version),
             instance.status.as_str(),
             &age(instance, now),
@@ -187,11 +213,12 @@ fn shell_word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{ConnectionUri, Health, Password, Port, Status};
+    use crate::instance::{ConnectionUri, EngineKind, Health, Password, Port, Status};
 
     fn instance() -> Instance {
         Instance {
             id: "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21".parse().expect("an id"),
+            engine: EngineKind::Docker,
             container_id: "c0ffee".into(),
             host: "127.0.0.1".into(),
             port: Port::try_from(15432).expect("a port"),
@@ -220,6 +247,7 @@ mod tests {
     fn a_connection_is_shown_with_a_command_that_a_shell_takes() {
         insta::assert_snapshot!(connection_block(&connection(), at(200)), @r"
         id         2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21
+        engine     docker
         container  c0ffee
         version    17
         status     running
@@ -244,9 +272,9 @@ mod tests {
             ..instance()
         };
         insta::assert_snapshot!(instance_table(&[instance(), odd], at(7200)), @r"
-        ID                                    VERSION  STATUS   AGE  ADDRESS          DATABASE          USERNAME
-        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  17       running  2h   127.0.0.1:15432  postgres          postgres
-        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  17       stopped  2h   [::1]:15432      a\u{1b}[2Jb\nc ü  postgres
+        ID                                    ENGINE  VERSION  STATUS   AGE  ADDRESS          DATABASE          USERNAME
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       running  2h   127.0.0.1:15432  postgres          postgres
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       stopped  2h   [::1]:15432      a\u{1b}[2Jb\nc ü  postgres
         ");
     }
 
@@ -256,6 +284,7 @@ mod tests {
         insta::assert_snapshot!(json(InstanceView::from(&connection())), @r#"
         {
           "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+          "engine": "docker",
           "container_id": "c0ffee",
           "host": "127.0.0.1",
           "port": 15432,

@@ -28,11 +28,11 @@ pub(super) static BUNDLE_KEYS: LazyLock<Vec<Key>> =
 /// One setting.
 #[derive(Debug)]
 pub struct Key {
-    /// Its table in the file.
+    /// Its table in the file; empty for one that stands above all tables.
     pub section: &'static str,
     /// Its name in that table.
     pub name: &'static str,
-    /// Section and name: `docker.host`.
+    /// Section and name: `docker.host`; the name alone above all sections.
     pub path: String,
     /// The environment variable: `DEV_POSTGRES_MCP_DOCKER_HOST`.
     pub variable: String,
@@ -50,6 +50,7 @@ enum Kind {
     Text,
     Integer,
     Decimal,
+    Boolean,
     Table,
 }
 
@@ -58,6 +59,7 @@ impl Key {
         match &self.default {
             Value::Number(number) if number.is_f64() => Kind::Decimal,
             Value::Number(_) => Kind::Integer,
+            Value::Bool(_) => Kind::Boolean,
             Value::Object(_) => Kind::Table,
             _ => Kind::Text,
         }
@@ -78,6 +80,7 @@ impl Key {
             (Kind::Text, DeValue::String(_))
             | (Kind::Integer, DeValue::Integer(_))
             | (Kind::Decimal, DeValue::Float(_) | DeValue::Integer(_))
+            | (Kind::Boolean, DeValue::Boolean(_))
             | (Kind::Table, DeValue::Table(_)) => to_json(value).ok_or(self.expected()),
             // Not converted: `version = 16.10` would silently become 16.1.
             (Kind::Text, _) => Err("must be a string: put it in quotes"),
@@ -94,6 +97,7 @@ impl Key {
             Kind::Text => Some(Value::from(text)),
             Kind::Integer => text.parse::<i64>().ok().map(Value::from),
             Kind::Decimal => text.parse().ok().and_then(Number::from_f64).map(Value::Number),
+            Kind::Boolean => text.parse().ok().map(Value::Bool),
             Kind::Table => {
                 return serde_json::from_str::<Map<_, _>>(text)
                     .map(Value::Object)
@@ -108,6 +112,7 @@ impl Key {
             Kind::Text => "must be a string",
             Kind::Integer => "must be a whole number",
             Kind::Decimal => "must be a number",
+            Kind::Boolean => "must be true or false",
             Kind::Table => "must be a table of values that JSON has too",
         }
     }
@@ -174,6 +179,14 @@ pub fn reference_markdown() -> String {
     out
 }
 
+/// How a setting is called; `section` is empty for one that stands above all tables.
+pub(super) fn path(section: &str, name: &str) -> String {
+    match section {
+        "" => name.to_owned(),
+        _ => format!("{section}.{name}"),
+    }
+}
+
 /// Reads [`DEFAULT_TOML`] line by line: a TOML parser has no word of the comments.
 #[expect(clippy::expect_used, reason = "the text is compiled in and read by every test")]
 fn keys() -> Vec<Key> {
@@ -186,20 +199,21 @@ fn keys() -> Vec<Key> {
             section = line.trim_matches(['[', ']']);
             comment.clear();
         } else if let Some((name, _)) = line.split_once(" = ") {
-            let table = document
-                .get_ref()
-                .get(section)
-                .expect("the line's section is in the document")
-                .get_ref();
-            let table = if section == BUNDLE { table[0].get_ref() } else { table };
+            let root = document.get_ref();
+            let value = match section {
+                "" => &root[name],
+                BUNDLE => &root[section].get_ref()[0].get_ref()[name],
+                _ => &root[section].get_ref()[name],
+            };
+            let path = path(section, name);
             keys.push(Key {
                 section,
                 name,
-                path: format!("{section}.{name}"),
-                variable: format!("{VARIABLE_PREFIX}{section}_{name}").to_ascii_uppercase(),
-                flag: format!("{section}-{name}").replace('_', "-"),
+                variable: format!("{VARIABLE_PREFIX}{}", path.replace('.', "_")).to_ascii_uppercase(),
+                flag: path.replace(['.', '_'], "-"),
+                path,
                 meaning: std::mem::take(&mut comment).join(" "),
-                default: to_json(table[name].get_ref()).expect("defaults are values that JSON has too"),
+                default: to_json(value.get_ref()).expect("defaults are values that JSON has too"),
             });
         } else {
             comment.clear();
@@ -214,7 +228,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_meaning_and_is_found_in_the_document() {
-        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (13, 3));
+        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (18, 3));
         for key in KEYS.iter().chain(BUNDLE_KEYS.iter()) {
             assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);
         }

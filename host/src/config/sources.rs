@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use toml::de::{DeTable, DeValue};
 
 use super::Flags;
-use super::keys::{BUNDLE, BUNDLE_KEYS, CONFIG_VARIABLE, KEYS, Key, VARIABLE_PREFIX, nearest};
+use super::keys::{BUNDLE, BUNDLE_KEYS, CONFIG_VARIABLE, KEYS, Key, VARIABLE_PREFIX, nearest, path};
 use super::problem::{Origin, Problem, What};
 use crate::environment::Environment;
 
@@ -89,6 +89,10 @@ impl Sources {
                     let given = self.read_table(section, table, &KEYS, &origin);
                     self.values.extend(given);
                 }
+                value if KEYS.iter().any(|key| key.section.is_empty() && key.name == section) => {
+                    let given = self.read_value("", section, value, at, &KEYS);
+                    self.values.extend(given);
+                }
                 DeValue::Table(table) if !table.is_empty() => {
                     for name in table.keys() {
                         let at = origin(name.span().start);
@@ -128,19 +132,30 @@ impl Sources {
     ) -> BTreeMap<&'static str, Given> {
         let mut values = BTreeMap::new();
         for (name, value) in table {
-            let (path, at) = (format!("{section}.{}", name.get_ref()), origin(name.span().start));
-            let Some(key) = keys.iter().find(|key| key.path == path) else {
-                self.unknown(at, path, keys);
-                continue;
-            };
-            match key.from_toml(value.get_ref()) {
-                Ok(value) => {
-                    values.insert(key.path.as_str(), Given { value, origin: at });
-                }
-                Err(expected) => self.wrong(at, &path, expected, None),
-            }
+            let at = origin(name.span().start);
+            values.extend(self.read_value(section, name.get_ref(), value.get_ref(), at, keys));
         }
         values
+    }
+
+    fn read_value(
+        &mut self,
+        section: &str,
+        name: &str,
+        value: &DeValue<'_>,
+        origin: Origin,
+        keys: &'static [Key],
+    ) -> Option<(&'static str, Given)> {
+        let path = path(section, name);
+        let Some(key) = keys.iter().find(|key| key.path == path) else {
+            self.unknown(origin, path, keys);
+            return None;
+        };
+        match key.from_toml(value) {
+            Ok(value) => return Some((key.path.as_str(), Given { value, origin })),
+            Err(expected) => self.wrong(origin, &path, expected, None),
+        }
+        None
     }
 
     pub(super) fn read_environment(&mut self, environment: &Environment) {

@@ -10,9 +10,11 @@ use super::problem::{ConfigError, Origin};
 use super::shown::shown;
 use super::sources::{Given, Sources};
 use super::{
-    Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Instances, Log, LogFormat,
+    Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
+    Log, LogFormat, default_state_dir,
 };
-use crate::instance::{CPU_MILLIS_MAX, Defaults, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
+use crate::environment::Environment;
+use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
 use crate::ports::PortRange;
 
 impl Sources {
@@ -39,22 +41,39 @@ impl Sources {
 
     /// # Errors
     /// Every problem of every source, in the order of the sources.
-    pub(super) fn into_config(mut self, file: Option<PathBuf>) -> Result<Config, ConfigError> {
+    pub(super) fn into_config(
+        mut self,
+        file: Option<PathBuf>,
+        environment: &Environment,
+    ) -> Result<Config, ConfigError> {
         // All are read before any `?` ends it: every problem counts.
         let (log, docker, instance) = (self.log(), self.docker(), self.instance());
+        let engine = self.parse("engine", |text| match text {
+            "auto" => Ok(Engine::Auto),
+            "docker" => Ok(Engine::Only(EngineKind::Docker)),
+            "local" => Ok(Engine::Only(EngineKind::Local)),
+            _ => Err(InvalidValue("must be auto, docker or local".into())),
+        });
+        let local = self.local(environment);
         let policy = self.policy();
         let values = shown(&self.values, &self.bundles);
         let bundles = self.bundles();
-        match (log, docker, instance, policy) {
-            (Some(log), Some(docker), Some(instance), Some(policy)) if self.problems.is_empty() => Ok(Config {
-                log,
-                docker,
-                instance,
-                policy,
-                bundles,
-                file,
-                values,
-            }),
+        match (engine, log, docker, local, instance, policy) {
+            (Some(engine), Some(log), Some(docker), Some(local), Some(instance), Some(policy))
+                if self.problems.is_empty() =>
+            {
+                Ok(Config {
+                    engine,
+                    log,
+                    docker,
+                    local,
+                    instance,
+                    policy,
+                    bundles,
+                    file,
+                    values,
+                })
+            }
             _ => {
                 self.problems.sort_by(|a, b| a.origin.cmp(&b.origin));
                 Err(ConfigError(self.problems))
@@ -95,6 +114,28 @@ impl Sources {
         })
     }
 
+    fn local(&mut self, environment: &Environment) -> Option<Local> {
+        let bin_dirs = self.parse("local.bin_dir", |text| {
+            Ok(std::env::split_paths(text)
+                .filter(|path| !path.as_os_str().is_empty())
+                .collect())
+        });
+        let state_dir = self.parse("local.state_dir", |text| {
+            let path = non_empty(text).map_or_else(|| default_state_dir(environment), |text| Some(PathBuf::from(text)));
+            // A server's process has another working directory.
+            match path {
+                Some(path) if !path.is_absolute() => Err(InvalidValue("must be an absolute path or empty".into())),
+                path => Ok(path),
+            }
+        });
+        let user = self.parse("local.user", |text| Ok(non_empty(text).map(str::to_owned)));
+        Some(Local {
+            bin_dirs: bin_dirs?,
+            state_dir: state_dir?,
+            user: user?,
+        })
+    }
+
     fn instance(&mut self) -> Option<Instances> {
         // Each half of a pair is checked with a sound other half, so that each problem has its own key.
         let repository = self.parse("instance.repository", |text| {
@@ -125,9 +166,13 @@ impl Sources {
             text.parse::<PortRange>().map_err(|_| InvalidValue(expected.into()))
         });
         let ready_timeout = self.parse("instance.ready_timeout", duration);
+        let durable = self.parse("instance.durable", |text| {
+            text.parse().map_err(|_| InvalidValue("must be true or false".into()))
+        });
         let defaults = Defaults {
             image: Image::new(&repository?, &version?).ok()?,
             limits: Limits::new(memory_mib?, cpu_millis?).ok()?,
+            durable: durable?,
         };
         Some(Instances {
             defaults,

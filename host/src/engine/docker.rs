@@ -34,7 +34,7 @@ use tokio_util::task::TaskTracker;
 
 use self::client::Client;
 use super::{Diagnosis, Ended, Engine, EngineError};
-use crate::instance::{Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 
 /// The labels' keys.
 mod label {
@@ -46,6 +46,9 @@ mod label {
     pub(super) const CREATED_AT: &str = "dev-postgres-mcp.created-at";
     pub(super) const NETWORK: &str = "dev-postgres-mcp.network";
 }
+
+/// How long Docker may take to say that it is there: a daemon that is alive takes a millisecond.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What the Docker engine goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +106,23 @@ impl DockerEngine {
         }
     }
 
+    /// # Errors
+    /// If Docker can't be reached, or doesn't answer within [`ANSWER_TIMEOUT`].
+    pub(super) async fn answers(&self) -> Result<(), EngineError> {
+        let ping = self.client.call(
+            "asking whether Docker is there",
+            |docker| async move { docker.ping().await },
+        );
+        tokio::time::timeout(ANSWER_TIMEOUT, ping)
+            .await
+            .map_err(|_| EngineError::TimedOut {
+                verb: "asking whether Docker is there",
+                after: ANSWER_TIMEOUT,
+            })?
+            .map(drop)
+            .map_err(Into::into)
+    }
+
     /// The host by which instances are reached from here.
     fn instance_host(&self) -> Result<String, EngineError> {
         let endpoint = self.client.connected()?.endpoint;
@@ -138,6 +158,10 @@ impl DockerEngine {
 
 #[async_trait]
 impl Engine for DockerEngine {
+    async fn default_image(&self, configured: &Image) -> Image {
+        configured.clone()
+    }
+
     async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
         image::prepare(&self.client, image, self.settings.pull_timeout, progress).await
     }
@@ -148,8 +172,17 @@ impl Engine for DockerEngine {
         spec: &InstanceSpec,
         port: Port,
         progress: &ProgressSink,
-    ) -> Result<Found, EngineError> {
-        create::create(self, id, spec, port, progress).await
+    ) -> Result<Created, EngineError> {
+        let found = create::create(self, id, spec, port, progress).await?;
+        Ok(Created {
+            found,
+            warnings: Vec::new(),
+        })
+    }
+
+    // Which of them its creator has told somebody of can't be seen from a container.
+    async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
+        Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {

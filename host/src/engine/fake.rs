@@ -6,7 +6,9 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 
 use super::{Diagnosis, Ended, Engine, EngineError};
-use crate::instance::{Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
+use crate::instance::{
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status,
+};
 
 /// How a server that the engine "started" behaves.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +25,8 @@ pub(crate) struct FakeEngine {
     /// Ports that somebody else holds.
     pub(crate) taken: Vec<u16>,
     pub(crate) server: Server,
+    /// The only image that it has.
+    pub(crate) default_image: Option<Image>,
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) instances: Mutex<Vec<Found>>,
 }
@@ -33,6 +37,7 @@ impl FakeEngine {
         let found = Found {
             instance: Instance {
                 id,
+                engine: EngineKind::Docker,
                 container_id: "c0ffee".into(),
                 host: "127.0.0.1".into(),
                 // Discard: reserved, and nothing of ours listens there.
@@ -65,6 +70,10 @@ impl FakeEngine {
 
 #[async_trait]
 impl Engine for FakeEngine {
+    async fn default_image(&self, configured: &Image) -> Image {
+        self.default_image.clone().unwrap_or_else(|| configured.clone())
+    }
+
     async fn prepare(&self, image: &Image, _progress: &ProgressSink) -> Result<(), EngineError> {
         self.record(format!("prepare {image}"));
         Ok(())
@@ -76,7 +85,7 @@ impl Engine for FakeEngine {
         spec: &InstanceSpec,
         port: Port,
         _progress: &ProgressSink,
-    ) -> Result<Found, EngineError> {
+    ) -> Result<Created, EngineError> {
         self.record(format!("create {port}"));
         if self.taken.contains(&port.get()) {
             return Err(EngineError::PortTaken(port));
@@ -84,6 +93,7 @@ impl Engine for FakeEngine {
         let found = Found {
             instance: Instance {
                 id,
+                engine: EngineKind::Docker,
                 container_id: "c0ffee".into(),
                 host: "127.0.0.1".into(),
                 port,
@@ -96,7 +106,21 @@ impl Engine for FakeEngine {
             password: spec.password.clone(),
         };
         self.instances.lock().expect("unpoisoned").push(found.clone());
-        Ok(found)
+        Ok(Created {
+            found,
+            warnings: Vec::new(),
+        })
+    }
+
+    async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.record("keep");
+        match self.get(id).await? {
+            Some(_) => Ok(()),
+            None => Err(EngineError::Request {
+                verb: "keeping the instance",
+                reason: "there is none".into(),
+            }),
+        }
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {

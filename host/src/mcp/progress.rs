@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::instance::{Progress, ProgressSink};
 
-/// Pull, create, start, wait.
+/// Pull or initialise, create, start, wait.
 const STEPS: f64 = 4.0;
 /// How far each further notification of one step is ahead at least: MCP wants progress to grow every time.
 const SMALLEST_ADVANCE: f64 = 0.001;
@@ -94,7 +94,7 @@ impl Teller {
 /// How far along a step is: the pull fills the first of four quarters as its bytes arrive.
 fn position(step: &Progress) -> f64 {
     match step {
-        Progress::Pulling { total_bytes: 0, .. } => 0.0,
+        Progress::Pulling { total_bytes: 0, .. } | Progress::Initialising { .. } => 0.0,
         #[expect(clippy::cast_precision_loss, reason = "a fraction for a progress bar")]
         Progress::Pulling {
             done_bytes,

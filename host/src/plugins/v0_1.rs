@@ -10,8 +10,8 @@ use wasmtime::ResourceLimiter;
 use super::{Budget, Loaded, Overrun};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
-    Caller, Connection, ConnectionUri, CreateRequest, Found, Health, HealthReport, Image, Instance, InstanceId,
-    InstanceSpec, InvalidValue, Limits, Password, ProgressSink, Status,
+    Caller, Connection, ConnectionUri, CreateRequest, EngineKind, Found, Health, HealthReport, Image, Instance,
+    InstanceId, InstanceSpec, InvalidValue, Limits, Password, ProgressSink, Status,
 };
 use crate::manager::{InstanceManager, NewInstance};
 use crate::policy::{Action, FieldError, Rejection};
@@ -214,7 +214,7 @@ impl instances::Host for Guest {
     async fn create(
         &mut self,
         request: types::CreateRequest,
-    ) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
+    ) -> wasmtime::Result<Result<types::Created, types::Failure>> {
         let request = CreateRequest::from(request);
         if let Some(password) = &request.password {
             self.hide(password.expose_secret());
@@ -223,9 +223,12 @@ impl instances::Host for Guest {
         let made = call.manager.create(&request, &call.caller, &call.progress).await;
         Ok(match made {
             Ok(made) => {
-                let connection = made.connection().clone();
+                let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
                 call.created.push(made);
-                Ok(self.reveal(&connection))
+                Ok(types::Created {
+                    connection: self.reveal(&connection),
+                    warnings,
+                })
             }
             Err(error) => Err(Failure::from(&error).into()),
         })
@@ -320,6 +323,10 @@ impl From<&Instance> for types::Instance {
     fn from(instance: &Instance) -> Self {
         Self {
             id: instance.id.to_string(),
+            engine: match instance.engine {
+                EngineKind::Docker => types::Engine::Docker,
+                EngineKind::Local => types::Engine::Local,
+            },
             container_id: instance.container_id.clone(),
             host: instance.host.clone(),
             port: instance.port.get(),
@@ -437,6 +444,7 @@ impl From<&crate::instance::Defaults> for rules::Defaults {
             version: defaults.image.version().to_owned(),
             memory_mib: defaults.limits.memory_mib(),
             cpu_millis: defaults.limits.cpu_millis(),
+            durable: defaults.durable,
         }
     }
 }
@@ -486,6 +494,7 @@ impl TryFrom<types::InstanceSpec> for InstanceSpec {
             username: spec.username.parse().map_err(named("username"))?,
             password: Password::new(spec.password).map_err(named("password"))?,
             limits: Limits::new(spec.memory_mib, spec.cpu_millis)?,
+            durable: spec.durable,
         })
     }
 }

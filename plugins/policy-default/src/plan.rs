@@ -34,6 +34,7 @@ pub(crate) fn plan(
         password: request.password.unwrap_or_else(generate_password),
         memory_mib: defaults.memory_mib,
         cpu_millis: defaults.cpu_millis,
+        durable: defaults.durable,
     })
 }
 
@@ -142,6 +143,7 @@ mod tests {
             version: "18".into(),
             memory_mib: 512,
             cpu_millis: 1000,
+            durable: true,
         }
     }
 
@@ -207,7 +209,7 @@ mod tests {
             ("postgres", "postgres")
         );
         assert_eq!(spec.password, "generated");
-        assert_eq!((spec.memory_mib, spec.cpu_millis), (512, 1000));
+        assert_eq!((spec.memory_mib, spec.cpu_millis, spec.durable), (512, 1000, true));
     }
 
     #[test]

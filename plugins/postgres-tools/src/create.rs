@@ -6,17 +6,17 @@ use serde_json::{Value, json};
 use crate::bindings::dev_postgres::plugin::instances;
 use crate::bindings::dev_postgres::plugin::types::{CreateRequest, Failure};
 use crate::bindings::exports::dev_postgres::plugin::tools::{Hints, Tool};
-use crate::instance::{ConnectionJson, connection_schema};
+use crate::instance::{CreatedJson, created_schema};
 use crate::{arguments, result, schema};
 
 pub(crate) const NAME: &str = "create_postgres_instance";
 
 const DESCRIPTION: &str = "\
-Starts a throwaway PostgreSQL server in a container of its own and returns once it answers queries. Use it whenever a \
-task needs a real, empty PostgreSQL: running tests, trying a migration or a query, reproducing a bug. Every argument is \
-optional. Returns the instance's id and all it takes to connect: `dsn`, a URI for psql and every driver, and host, \
+Starts a throwaway PostgreSQL server (in a container, or without Docker as local processes) and returns once it answers \
+queries. Use it whenever a task needs a real, empty PostgreSQL: running tests, trying a migration or a query, \
+reproducing a bug. Every argument is optional. Returns the instance's id and all it takes to connect: `dsn`, a URI for psql and every driver, and host, \
 port, database, username (a superuser) and password one by one. Takes a second or two, and longer the first time a \
-version's image is downloaded. The instance stays until drop_postgres_instance is called with its id, even after this \
+version is used. The instance stays until drop_postgres_instance is called with its id, even after this \
 conversation has ended, and its data goes with it: keep the id, and drop the instance when the work is done. `password` \
 and `dsn` are secrets: keep them out of files under version control, logs and summaries.";
 
@@ -47,7 +47,7 @@ pub(crate) fn describe() -> Tool {
         title: "Create a PostgreSQL instance".into(),
         description: DESCRIPTION.into(),
         input_schema: input_schema().to_string(),
-        output_schema: Some(connection_schema().to_string()),
+        output_schema: Some(created_schema().to_string()),
         hints: Hints {
             read_only: false,
             destructive: false,
@@ -106,8 +106,8 @@ const NO_NUL: &str = r"^[^\x00]*$";
 
 pub(crate) fn call(arguments: &str) -> Result<String, Failure> {
     let arguments: Arguments = arguments::parse(arguments)?;
-    let connection = instances::create(&arguments.into())?;
-    result::write(&ConnectionJson::from(connection))
+    let created = instances::create(&arguments.into())?;
+    result::write(&CreatedJson::from(created))
 }
 
 #[cfg(test)]

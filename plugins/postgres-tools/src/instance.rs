@@ -3,13 +3,14 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::bindings::dev_postgres::plugin::types::{Connection, Instance, Status};
+use crate::bindings::dev_postgres::plugin::types::{Connection, Created, Engine, Instance, Status};
 use crate::schema;
 
 /// An instance without what opens it.
 #[derive(Serialize)]
 pub(crate) struct InstanceJson {
     id: String,
+    engine: &'static str,
     container_id: String,
     host: String,
     port: u16,
@@ -24,6 +25,10 @@ impl From<Instance> for InstanceJson {
     fn from(instance: Instance) -> Self {
         Self {
             id: instance.id,
+            engine: match instance.engine {
+                Engine::Docker => "docker",
+                Engine::Local => "local",
+            },
             container_id: instance.container_id,
             host: instance.host,
             port: instance.port,
@@ -60,6 +65,24 @@ impl From<Connection> for ConnectionJson {
     }
 }
 
+/// A new instance, and what whoever asked for it should know.
+#[derive(Serialize)]
+pub(crate) struct CreatedJson {
+    #[serde(flatten)]
+    connection: ConnectionJson,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl From<Created> for CreatedJson {
+    fn from(created: Created) -> Self {
+        Self {
+            connection: created.connection.into(),
+            warnings: created.warnings,
+        }
+    }
+}
+
 /// The schema of [`InstanceJson`].
 pub(crate) fn instance_schema() -> Value {
     schema::object(
@@ -71,6 +94,32 @@ pub(crate) fn instance_schema() -> Value {
 
 /// The schema of [`ConnectionJson`].
 pub(crate) fn connection_schema() -> Value {
+    schema::object(
+        "A PostgreSQL instance with what it takes to connect.",
+        connection_properties(),
+        &[],
+    )
+}
+
+/// The schema of [`CreatedJson`].
+pub(crate) fn created_schema() -> Value {
+    let mut properties = connection_properties();
+    properties.insert(
+        "warnings".into(),
+        json!({
+            "type": "array",
+            "description": "What is not quite as asked for or configured, one sentence each; absent if there is nothing.",
+            "items": { "type": "string", "description": "One sentence." },
+        }),
+    );
+    schema::object(
+        "A new PostgreSQL instance with what it takes to connect.",
+        properties,
+        &["warnings"],
+    )
+}
+
+fn connection_properties() -> Map<String, Value> {
     let mut properties = instance_properties();
     properties.insert(
         "password".into(),
@@ -84,15 +133,20 @@ pub(crate) fn connection_schema() -> Value {
                             to a driver as it is. A secret.",
         }),
     );
-    schema::object("A PostgreSQL instance with what it takes to connect.", properties, &[])
+    properties
 }
 
 fn instance_properties() -> Map<String, Value> {
     schema::properties(json!({
         "id": schema::instance_id("The instance's id: pass it to the other tools."),
+        "engine": {
+            "type": "string",
+            "enum": ["docker", "local"],
+            "description": "What runs the server: a Docker container, or the machine of this MCP server itself.",
+        },
         "container_id": {
             "type": "string",
-            "description": "Full id of the container that runs the server.",
+            "description": "Full id of the container that runs the server; empty if there is none.",
         },
         "host": {
             "type": "string",
@@ -108,13 +162,13 @@ fn instance_properties() -> Map<String, Value> {
         "username": { "type": "string", "description": "Name of the user, who is a superuser." },
         "version": {
             "type": "string",
-            "description": "PostgreSQL version, as the image's tag names it: \"17\", \"16.4\".",
+            "description": "PostgreSQL version, as it was asked for: \"17\", \"16.4\".",
         },
         "created_at": schema::time("When the instance was created."),
         "status": {
             "type": "string",
             "enum": ["created", "running", "paused", "stopped"],
-            "description": "What the container does. Whether PostgreSQL answers is health_check_postgres's to tell.",
+            "description": "What the server's processes do. Whether it answers is health_check_postgres's to tell.",
         },
     }))
 }
@@ -126,6 +180,7 @@ pub(crate) mod tests {
     pub(crate) fn instance() -> Instance {
         Instance {
             id: "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21".into(),
+            engine: Engine::Docker,
             container_id: "4f5e".into(),
             host: "127.0.0.1".into(),
             port: 15432,
@@ -152,6 +207,7 @@ pub(crate) mod tests {
             json,
             json!({
                 "id": "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
+                "engine": "docker",
                 "container_id": "4f5e",
                 "host": "127.0.0.1",
                 "port": 15432,
@@ -165,6 +221,23 @@ pub(crate) mod tests {
             })
         );
         schema::tests::assert_fits(&connection_schema(), &json);
+    }
+
+    #[test]
+    fn warnings_are_there_if_there_are_any() {
+        for warnings in [vec![], vec!["One.".to_owned(), "Two.".to_owned()]] {
+            let created = Created {
+                connection: connection(),
+                warnings: warnings.clone(),
+            };
+            let json = serde_json::to_value(CreatedJson::from(created)).expect("JSON");
+            schema::tests::assert_fits(&created_schema(), &json);
+            assert_eq!(json.get("warnings").is_some(), !warnings.is_empty(), "{json}");
+            schema::tests::assert_fits(
+                &connection_schema(),
+                &serde_json::to_value(ConnectionJson::from(connection())).expect("JSON"),
+            );
+        }
     }
 
     #[test]

@@ -13,7 +13,8 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use super::client::{CallError, Client};
 use super::{bootstrap, label};
-use crate::instance::{Instance, InstanceId, InstanceSpec, Password, Port, Status};
+use crate::engine::NOT_DURABLE;
+use crate::instance::{EngineKind, Instance, InstanceId, InstanceSpec, Password, Port, Status};
 
 /// How many processes and threads an instance may have: PostgreSQL's 100 connections and its background workers, and
 /// as many again.
@@ -46,6 +47,8 @@ pub(super) fn name(id: InstanceId) -> String {
 pub(super) struct ImageFacts {
     /// The folders that it declares as volumes.
     volumes: Vec<String>,
+    /// What it runs.
+    command: Vec<String>,
     /// PostgreSQL's major version, from the variable `PG_MAJOR` that PostgreSQL images have.
     major: Option<u32>,
 }
@@ -61,6 +64,7 @@ impl From<ImageInspect> for ImageFacts {
             .and_then(|major| major.parse().ok());
         Self {
             volumes: config.volumes.unwrap_or_default(),
+            command: config.cmd.unwrap_or_default(),
             major,
         }
     }
@@ -108,6 +112,7 @@ pub(super) fn body(
     };
     ContainerCreateBody {
         image: Some(spec.image.to_string()),
+        cmd: command(spec, image),
         labels: Some(labels(id, spec, port, created_at)),
         env: Some(vec![
             format!("POSTGRES_USER={}", bootstrap::user(&spec.username)),
@@ -121,6 +126,18 @@ pub(super) fn body(
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
     }
+}
+
+/// What the container runs: the image's own command, with the settings that make it fast. `None` leaves it to the image,
+/// as does one that isn't known to take them.
+fn command(spec: &InstanceSpec, image: &ImageFacts) -> Option<Vec<String>> {
+    if spec.durable || image.command.first().is_none_or(|program| program != "postgres") {
+        return None;
+    }
+    let settings = NOT_DURABLE
+        .iter()
+        .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]);
+    Some(image.command.iter().cloned().chain(settings).collect())
 }
 
 /// A nearly empty file system in the place of a volume: Docker then makes no anonymous volume, which would outlive a
@@ -185,6 +202,7 @@ pub(super) fn instance(
     let created_at = text(label::CREATED_AT)?;
     Ok(Instance {
         id: text(label::ID)?.parse().map_err(|error| wrong(label::ID, &error))?,
+        engine: EngineKind::Docker,
         container_id: container_id.to_owned(),
         host: host.to_owned(),
         port: text(label::PORT)?.parse().map_err(|error| wrong(label::PORT, &error))?,
@@ -263,6 +281,7 @@ mod tests {
             username: "us er".parse().expect("a name"),
             password: Password::new("planted\nsecret").expect("a password"),
             limits: Limits::new(512, 1500).expect("limits"),
+            durable: false,
         }
     }
 

@@ -13,7 +13,7 @@ use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
 use super::{DockerEngine, bootstrap, image, network, remove};
 use crate::engine::EngineError;
-use crate::instance::{Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use crate::instance::{EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
 /// How often the network may be removed by another process between our look at it and the container's start.
 const NETWORK_ATTEMPTS: u32 = 5;
@@ -176,6 +176,7 @@ impl Job {
         }
         let instance = Instance {
             id: self.id,
+            engine: EngineKind::Docker,
             container_id,
             host: host.to_owned(),
             port: self.port,

@@ -7,12 +7,8 @@ use futures_util::StreamExt;
 
 use super::client::CallError;
 use super::{DockerEngine, container};
-use crate::engine::{Ended, EngineError};
+use crate::engine::{self, Ended, EngineError, LOG_BYTES_MAX, LOG_LINES_MAX};
 use crate::instance::{InstanceId, Status};
-
-/// How much of the log is shown: lines, and bytes of all of them together.
-const LINES_MAX: usize = 20;
-const LOG_BYTES_MAX: usize = 16 << 10;
 
 /// Waits until the instance's container has ended or gone, without a deadline: its caller's wait is what is bounded.
 pub(super) async fn ended(engine: &DockerEngine, id: InstanceId) -> Result<Ended, EngineError> {
@@ -79,13 +75,13 @@ fn how(state: &ContainerState) -> String {
 }
 
 /// The end of the log; nothing if it can't be had, for it only embellishes.
-async fn last_lines(engine: &DockerEngine, container_id: &str) -> Vec<String> {
+async fn last_lines(docker: &DockerEngine, container_id: &str) -> Vec<String> {
     let options = LogsOptionsBuilder::new()
         .stdout(true)
         .stderr(true)
-        .tail(&LINES_MAX.to_string())
+        .tail(&LOG_LINES_MAX.to_string())
         .build();
-    let log = engine
+    let log = docker
         .client
         .call("reading the container's log", |docker| async move {
             let mut stream = std::pin::pin!(docker.logs(container_id, Some(options)));
@@ -100,7 +96,7 @@ async fn last_lines(engine: &DockerEngine, container_id: &str) -> Vec<String> {
         })
         .await;
     match log {
-        Ok(bytes) => lines(&bytes),
+        Ok(bytes) => engine::last_lines(&bytes),
         Err(error) => {
             let error = match error {
                 CallError::Refused { message, .. } => message,
@@ -110,17 +106,4 @@ async fn last_lines(engine: &DockerEngine, container_id: &str) -> Vec<String> {
             Vec::new()
         }
     }
-}
-
-fn lines(log: &[u8]) -> Vec<String> {
-    let text = String::from_utf8_lossy(log);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
-    lines[lines.len().saturating_sub(LINES_MAX)..]
-        .iter()
-        .map(|&line| line.to_owned())
-        .collect()
 }

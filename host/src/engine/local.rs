@@ -1,0 +1,265 @@
+//! PostgreSQL from this machine's own server programs, without containers.
+//!
+//! An instance is a folder of the state directory and a server that runs on what is in it:
+//!
+//! | in `instances/<id>` | |
+//! |---|---|
+//! | `lock` | locked by the process that makes or removes the instance |
+//! | `instance.json` | what the instance is, password included; removed first when the instance is |
+//! | `kept` | there from when somebody has been told of the instance |
+//! | `data` | PostgreSQL's data directory, socket included; the server's own |
+//! | `log` | what the server writes to standard error |
+//!
+//! Without `instance.json` or `kept`, and with nobody holding `lock`, a folder is the rest of a create or removal whose
+//! process was killed: whoever comes across it removes it.
+
+mod create;
+mod diagnose;
+mod instance_dir;
+mod programs;
+mod provision;
+mod remove;
+mod server;
+mod server_user;
+mod state_dir;
+mod template;
+
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+
+use self::programs::ProgramFinder;
+pub(super) use self::programs::how_to_install;
+pub use self::server_user::is_root;
+use self::state_dir::StateDir;
+use super::{Diagnosis, Ended, Engine, EngineError};
+use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
+
+/// How often it is looked whether a server that another process started still runs: nothing tells.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the local engine goes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LocalSettings {
+    /// Folders to look for server programs in first.
+    pub bin_dirs: Vec<PathBuf>,
+    /// Folders to look in next, as the variable `PATH` has them.
+    pub path: Option<OsString>,
+    /// Where instances are kept, an absolute path; `None` if nobody can tell.
+    pub state_dir: Option<PathBuf>,
+    /// Whom servers run as where this process is root's; `None` to choose.
+    pub user: Option<String>,
+    /// How long a started server may take until it answers.
+    pub ready_timeout: Duration,
+}
+
+/// Runs instances as servers of their own on this machine.
+#[derive(Debug, Clone)]
+pub struct LocalEngine(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    settings: LocalSettings,
+    programs: ProgramFinder,
+    tracker: TaskTracker,
+    // A std mutex: held for a few instructions, never across a wait.
+    mine: Mutex<Mine>,
+}
+
+/// What only this process has of instances.
+#[derive(Debug, Default)]
+struct Mine {
+    /// The locks of those that nobody has been told of yet.
+    unkept: HashMap<InstanceId, File>,
+    /// How the servers that this process has started end.
+    ends: HashMap<InstanceId, watch::Receiver<Option<String>>>,
+}
+
+impl LocalEngine {
+    /// Looks at nothing yet: programs may be installed later. What has to be finished or undone when nobody waits for it
+    /// any more runs on `tracker`.
+    #[must_use]
+    pub fn new(settings: LocalSettings, tracker: TaskTracker) -> Self {
+        Self(Arc::new(Inner {
+            programs: ProgramFinder::new(settings.bin_dirs.clone(), settings.path.clone()),
+            settings,
+            tracker,
+            mine: Mutex::default(),
+        }))
+    }
+
+    /// # Errors
+    /// If there are no server programs, with what to do about it.
+    pub(super) async fn usable(&self) -> Result<(), EngineError> {
+        self.0.programs.all().await.map(drop)
+    }
+
+    /// Whether there is an instance of this engine with this id, kept or not.
+    pub(super) async fn has(&self, id: InstanceId) -> Result<bool, EngineError> {
+        self.with_state(move |state| state.is_some_and(|state| state.instance(id).is_there()))
+            .await
+    }
+
+    fn mine(&self) -> MutexGuard<'_, Mine> {
+        self.0.mine.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs `look` where it may block; it gets `None` if there is no state directory yet.
+    async fn with_state<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(Option<&StateDir>) -> T + Send + 'static,
+    ) -> Result<T, EngineError> {
+        let settings = self.0.settings.clone();
+        blocking(move || Ok(look(StateDir::find(&settings)?.as_ref()))).await
+    }
+
+    /// Removes what killed processes have left, and waits for that.
+    async fn sweep(&self) -> Result<(), EngineError> {
+        let debris = self
+            .with_state(|state| state.map_or_else(|| Ok(Vec::new()), StateDir::debris))
+            .await??;
+        for (folder, lock) in debris {
+            tracing::info!(id = %folder.id(), "removing what a process that was killed has left");
+            let removal = remove::clear(self.clone(), folder, lock);
+            // To its end, whatever becomes of whoever waits.
+            if let Ok(Err(error)) = self.0.tracker.spawn(removal).await {
+                tracing::warn!(%error, "not everything that a killed process left could be removed");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs what may block on a thread where that hurts nobody.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EngineError> + Send + 'static,
+) -> Result<T, EngineError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(EngineError::Request {
+            verb: "looking after the local instances",
+            reason: error.to_string(),
+        })
+    })
+}
+
+/// Turns an I/O error into what was tried and where.
+fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
+    let path = path.display().to_string();
+    move |error| EngineError::Request {
+        verb,
+        reason: format!("{path}: {error}"),
+    }
+}
+
+#[async_trait]
+impl Engine for LocalEngine {
+    async fn default_image(&self, configured: &Image) -> Image {
+        let Ok(programs) = self.0.programs.all().await else {
+            return configured.clone();
+        };
+        if programs
+            .iter()
+            .any(|programs| programs.version.is(configured.version()))
+        {
+            return configured.clone();
+        }
+        let newest = programs.first().map(|newest| newest.version.major().to_string());
+        newest
+            .and_then(|major| Image::new(configured.repository(), &major).ok())
+            .unwrap_or_else(|| configured.clone())
+    }
+
+    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
+        let programs = self.0.programs.find(image.version()).await?;
+        template::ensure(self, &programs, progress).await.map(drop)
+    }
+
+    async fn create(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+        progress: &ProgressSink,
+    ) -> Result<Created, EngineError> {
+        create::create(self, id, spec, port, progress).await
+    }
+
+    async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
+        self.with_state(move |state| match state {
+            Some(state) => state.instance(id).keep(),
+            None => Err(instance_dir::gone()),
+        })
+        .await??;
+        self.mine().unkept.remove(&id);
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, EngineError> {
+        self.sweep().await?;
+        let mut found = self
+            .with_state(|state| {
+                let folders = state.map_or_else(|| Ok(Vec::new()), StateDir::instances)?;
+                let read = folders.iter().filter_map(|folder| match folder.read() {
+                    Ok(found) => found.map(|found| found.instance),
+                    Err(error) => {
+                        tracing::warn!(%error, "an instance's folder makes no sense");
+                        None
+                    }
+                });
+                Ok::<Vec<Instance>, EngineError>(read.collect())
+            })
+            .await??;
+        found.sort_by_key(|instance| (instance.created_at, instance.id));
+        Ok(found)
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
+        self.with_state(move |state| state.map_or(Ok(None), |state| state.instance(id).read()))
+            .await?
+    }
+
+    async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
+        let engine = self.clone();
+        // To its end, whatever becomes of whoever waits.
+        let removal = self.0.tracker.spawn(async move { remove::remove(&engine, id).await });
+        removal.await.unwrap_or_else(|error| {
+            Err(EngineError::Request {
+                verb: "removing the instance",
+                reason: error.to_string(),
+            })
+        })
+    }
+
+    async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
+        let told = self.mine().ends.get(&id).cloned();
+        let how = match told {
+            Some(mut told) => server::end(&mut told).await,
+            None => loop {
+                match self.get(id).await? {
+                    None => break "was removed".into(),
+                    Some(found) if found.instance.status != Status::Running => break "ended".into(),
+                    Some(_) => tokio::time::sleep(LOOK_PAUSE).await,
+                }
+            },
+        };
+        let last_lines = self
+            .with_state(move |state| state.map(|state| state.instance(id).last_lines()))
+            .await?;
+        Ok(Ended {
+            how,
+            last_lines: last_lines.unwrap_or_default(),
+        })
+    }
+
+    async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {
+        diagnose::diagnose(self, image).await
+    }
+}

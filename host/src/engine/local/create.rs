@@ -1,0 +1,272 @@
+//! Creating an instance: copy a template, start a server on it, name its superuser and database.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::TcpListener;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::process::Child;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep};
+
+use super::instance_dir::{HOST, InstanceDir};
+use super::programs::Programs;
+use super::state_dir::StateDir;
+use super::template::{self, Template};
+use super::{LocalEngine, blocking, failed, provision, remove, server};
+use crate::engine::{Ended, EngineError, NOT_DURABLE};
+use crate::instance::{
+    Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
+};
+
+/// How often the pid file is looked at in which a server says that it is ready.
+const READY_PAUSE: Duration = Duration::from_millis(2);
+
+/// Creates and starts an instance.
+///
+/// The work is done by a task that runs to its end even if the returned future is dropped, and that undoes what it has
+/// made if nobody takes it.
+pub(super) async fn create(
+    engine: &LocalEngine,
+    id: InstanceId,
+    spec: &InstanceSpec,
+    port: Port,
+    progress: &ProgressSink,
+) -> Result<Created, EngineError> {
+    let (reply, answer) = oneshot::channel();
+    let job = Job {
+        engine: engine.clone(),
+        id,
+        spec: spec.clone(),
+        port,
+        progress: progress.clone(),
+        reply,
+    };
+    engine.0.tracker.spawn(job.run());
+    answer.await.unwrap_or_else(|_| {
+        Err(EngineError::Request {
+            verb: "creating the instance",
+            reason: "it ended without an answer; the log has the cause".into(),
+        })
+    })
+}
+
+/// One create.
+struct Job {
+    engine: LocalEngine,
+    id: InstanceId,
+    spec: InstanceSpec,
+    port: Port,
+    progress: ProgressSink,
+    reply: oneshot::Sender<Result<Created, EngineError>>,
+}
+
+impl Job {
+    async fn run(self) {
+        let mut made = self.make().await;
+        if made.is_ok() && self.reply.is_closed() {
+            made = Err(unwanted());
+        }
+        if made.is_err() {
+            self.undo().await;
+        }
+        let Self { engine, id, reply, .. } = self;
+        if let Err(Ok(_)) = reply.send(made) {
+            // Nobody took it, at the very last moment.
+            undo(&engine, id).await;
+        }
+    }
+
+    async fn make(&self) -> Result<Created, EngineError> {
+        let engine = &self.engine;
+        if is_taken(self.port) {
+            return Err(EngineError::PortTaken(self.port));
+        }
+        let programs = engine.0.programs.find(self.spec.image.version()).await?;
+        let template = template::ensure(engine, &programs, &self.progress).await?;
+        self.still_wanted()?;
+        self.progress.tell(Progress::Creating);
+        let (state, folder, lock) = self.give_birth().await?;
+        engine.mine().unkept.insert(self.id, lock);
+        let found = self.found();
+        self.lay_out(&state, &folder, &programs, &template, &found).await?;
+        self.still_wanted()?;
+        self.progress.tell(Progress::Starting);
+        self.start(&state, &folder, &programs, &template).await?;
+        Ok(Created {
+            found,
+            warnings: self.warnings(),
+        })
+    }
+
+    fn still_wanted(&self) -> Result<(), EngineError> {
+        if self.reply.is_closed() {
+            Err(unwanted())
+        } else {
+            Ok(())
+        }
+    }
+
+    fn found(&self) -> Found {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let instance = Instance {
+            id: self.id,
+            engine: EngineKind::Local,
+            container_id: String::new(),
+            host: HOST.into(),
+            port: self.port,
+            version: self.spec.image.version().to_owned(),
+            database: self.spec.database.clone(),
+            username: self.spec.username.clone(),
+            status: Status::Running,
+            created_at: UNIX_EPOCH + Duration::from_secs(since.as_secs()),
+        };
+        Found {
+            instance,
+            password: self.spec.password.clone(),
+        }
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let limits = self.spec.limits;
+        vec![format!(
+            "The local engine sets no limits: this instance may use more than {} MiB of memory and {} CPUs.",
+            limits.memory_mib(),
+            f64::from(limits.cpu_millis()) / 1000.0
+        )]
+    }
+
+    async fn give_birth(&self) -> Result<(StateDir, InstanceDir, std::fs::File), EngineError> {
+        let (settings, id) = (self.engine.0.settings.clone(), self.id);
+        blocking(move || {
+            let state = StateDir::open(&settings)?;
+            let (folder, lock) = state.give_birth(id)?;
+            Ok((state, folder, lock))
+        })
+        .await
+    }
+
+    /// Writes all that the server needs, and what the instance is.
+    async fn lay_out(
+        &self,
+        state: &StateDir,
+        folder: &InstanceDir,
+        programs: &Programs,
+        template: &Template,
+        found: &Found,
+    ) -> Result<(), EngineError> {
+        let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
+        let (template, found, durable) = (template.clone(), found.clone(), self.spec.durable);
+        blocking(move || {
+            template::copy(&state, &programs, &template, &folder.data())?;
+            let settings = folder.data().join("postgresql.conf");
+            OpenOptions::new()
+                .append(true)
+                .open(&settings)
+                .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
+                .map_err(failed("writing the instance's settings", &settings))?;
+            folder.write(&found)
+        })
+        .await
+    }
+
+    /// Starts the server, waits until it takes connections, and gives it the names that were asked for.
+    async fn start(
+        &self,
+        state: &StateDir,
+        folder: &InstanceDir,
+        programs: &Programs,
+        template: &Template,
+    ) -> Result<(), EngineError> {
+        let child = server::start(programs, folder, state.server_user.as_ref())?;
+        let mut end = self.watch(child);
+        let deadline = self.engine.0.settings.ready_timeout;
+        let late = Instant::now() + deadline;
+        while !server::is_ready(&folder.data()) {
+            self.still_wanted()?;
+            if Instant::now() >= late {
+                return Err(EngineError::TimedOut {
+                    verb: "starting PostgreSQL",
+                    after: deadline,
+                });
+            }
+            tokio::select! {
+                how = server::end(&mut end) => return Err(self.ended(folder, how).await),
+                () = sleep(READY_PAUSE) => {}
+            }
+        }
+        let setting_up = provision::provision(self.port, &template.password, &self.spec);
+        tokio::select! {
+            done = tokio::time::timeout_at(late, setting_up) => done.unwrap_or(Err(EngineError::TimedOut {
+                verb: "setting up the instance's database and superuser",
+                after: deadline,
+            })),
+            how = server::end(&mut end) => Err(self.ended(folder, how).await),
+        }
+    }
+
+    /// Has somebody wait for the server's end: it is told to whoever asks, and no zombie is left.
+    fn watch(&self, mut child: Child) -> watch::Receiver<Option<String>> {
+        let (tell, end) = watch::channel(None);
+        self.engine.mine().ends.insert(self.id, end.clone());
+        let (engine, id) = (self.engine.clone(), self.id);
+        // Not on the tracker: nothing waits for a server's end before the process ends.
+        tokio::spawn(async move {
+            let how = child.wait().await.map_or_else(|error| format!("ended: {error}"), how);
+            tell.send_replace(Some(how));
+            engine.mine().ends.remove(&id);
+        });
+        end
+    }
+
+    /// Why a server ended that had just been started.
+    async fn ended(&self, folder: &InstanceDir, how: String) -> EngineError {
+        let folder = folder.clone();
+        let last_lines = blocking(move || Ok(folder.last_lines())).await.unwrap_or_default();
+        // PostgreSQL's words for it come in its own language; the port itself is asked instead.
+        if last_lines.iter().any(|line| line.contains("could not bind")) || is_taken(self.port) {
+            return EngineError::PortTaken(self.port);
+        }
+        EngineError::Ended(Ended { how, last_lines })
+    }
+
+    async fn undo(&self) {
+        undo(&self.engine, self.id).await;
+    }
+}
+
+async fn undo(engine: &LocalEngine, id: InstanceId) {
+    if let Err(error) = remove::remove(engine, id).await {
+        tracing::warn!(%id, %error, "what a failed create left is removed later");
+    }
+}
+
+fn unwanted() -> EngineError {
+    EngineError::Request {
+        verb: "creating the instance",
+        reason: "nobody waits for it any more".into(),
+    }
+}
+
+fn how(status: std::process::ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return format!("was killed by signal {signal}");
+    }
+    format!("exited with code {}", status.code().unwrap_or_default())
+}
+
+/// A first look, cheaper than a server that fails; who really gets the port is decided when the server binds it.
+fn is_taken(port: Port) -> bool {
+    TcpListener::bind((HOST, port.get())).is_err_and(|error| error.kind() == io::ErrorKind::AddrInUse)
+}
+
+fn own_settings(port: Port, durable: bool) -> String {
+    let mut settings = format!("port = {port}\n");
+    if !durable {
+        for (name, value) in NOT_DURABLE {
+            settings.push_str(&format!("{name} = {value}\n"));
+        }
+    }
+    settings
+}

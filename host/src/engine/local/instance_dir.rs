@@ -1,0 +1,213 @@
+//! One instance's folder: what is written there of the instance, and what it looks like from outside.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::state_dir::{open_lock, private};
+use super::{failed, server};
+use crate::engine::{self, EngineError, LOG_BYTES_MAX};
+use crate::instance::{EngineKind, Found, Instance, InstanceId, Password, Status};
+
+/// The longest `instance.json` that is read, in bytes: ours have 2,000 at most.
+const STATE_BYTES_MAX: u64 = 64 << 10;
+/// Where servers of this engine listen.
+pub(super) const HOST: &str = "127.0.0.1";
+
+/// The folder of one instance, which may or may not be there.
+#[derive(Debug, Clone)]
+pub(super) struct InstanceDir {
+    id: InstanceId,
+    path: PathBuf,
+}
+
+/// What `instance.json` holds.
+#[derive(Serialize, Deserialize)]
+struct State {
+    port: u16,
+    version: String,
+    database: String,
+    username: String,
+    password: String,
+    created_at: String,
+}
+
+/// What is said where an instance that should be there isn't.
+pub(super) fn gone() -> EngineError {
+    EngineError::Request {
+        verb: "keeping the instance",
+        reason: "somebody has removed it meanwhile".into(),
+    }
+}
+
+impl InstanceDir {
+    pub(super) fn new(id: InstanceId, path: PathBuf) -> Self {
+        Self { id, path }
+    }
+
+    pub(super) fn id(&self) -> InstanceId {
+        self.id
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.path.join("data")
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.path.join("log")
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path.join("instance.json")
+    }
+
+    fn kept(&self) -> PathBuf {
+        self.path.join("kept")
+    }
+
+    /// Whether there is an instance in it, kept or not.
+    pub(super) fn is_there(&self) -> bool {
+        self.state().exists()
+    }
+
+    /// Whether there is an instance in it that somebody has been told of.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_there() && self.kept().exists()
+    }
+
+    /// Locks it; waits for whoever has it locked.
+    pub(super) fn lock(&self) -> Result<File, EngineError> {
+        let path = self.path.join("lock");
+        let lock = open_lock(&path)?;
+        lock.lock().map_err(failed("locking the instance", &path))?;
+        Ok(lock)
+    }
+
+    /// Locks it unless somebody else has, or it is gone.
+    pub(super) fn try_lock(&self) -> Result<Option<File>, EngineError> {
+        let path = self.path.join("lock");
+        if !self.path.is_dir() {
+            return Ok(None);
+        }
+        let lock = open_lock(&path)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed("locking the instance", &path)(error)),
+        }
+    }
+
+    /// Writes down what the instance is.
+    pub(super) fn write(&self, found: &Found) -> Result<(), EngineError> {
+        let Found { instance, password } = found;
+        let state = State {
+            port: instance.port.get(),
+            version: instance.version.clone(),
+            database: instance.database.as_str().to_owned(),
+            username: instance.username.as_str().to_owned(),
+            password: password.expose().to_owned(),
+            created_at: humantime::format_rfc3339_seconds(instance.created_at).to_string(),
+        };
+        let writing = "writing down the instance";
+        let path = self.state();
+        let text = serde_json::to_vec(&state).map_err(|error| failed(writing, &path)(error.into()))?;
+        private(OpenOptions::new().create_new(true).write(true))
+            .open(&path)
+            .and_then(|mut file| file.write_all(&text))
+            .map_err(failed(writing, &path))
+    }
+
+    /// Lets it outlive this process.
+    pub(super) fn keep(&self) -> Result<(), EngineError> {
+        let path = self.kept();
+        match private(OpenOptions::new().create(true).truncate(false).write(true)).open(&path) {
+            Ok(_) if self.is_there() => Ok(()),
+            Ok(_) => Err(gone()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
+            Err(error) => Err(failed("keeping the instance", &path)(error)),
+        }
+    }
+
+    /// Makes debris of it; whether this was the one call that did.
+    pub(super) fn disown(&self) -> Result<bool, EngineError> {
+        let removing = "removing the instance";
+        let was_there = match fs::remove_file(self.state()) {
+            Ok(()) => true,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(failed(removing, &self.state())(error)),
+        };
+        match fs::remove_file(self.kept()) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(removing, &self.kept())(error)),
+            _ => Ok(was_there),
+        }
+    }
+
+    /// Reads the instance back; `None` if there is none.
+    pub(super) fn read(&self) -> Result<Option<Found>, EngineError> {
+        let path = self.state();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("reading the instance back", &path)(error)),
+        };
+        let mut text = String::new();
+        file.take(STATE_BYTES_MAX)
+            .read_to_string(&mut text)
+            .map_err(failed("reading the instance back", &path))?;
+        let status = match server::find(&self.data())? {
+            Some(_) => Status::Running,
+            None => Status::Stopped,
+        };
+        self.parse(&text, status)
+            .map(Some)
+            .map_err(|reason| EngineError::Request {
+                verb: "reading the instance back",
+                reason: format!("somebody changed {}: {reason}", path.display()),
+            })
+    }
+
+    fn parse(&self, text: &str, status: Status) -> Result<Found, String> {
+        fn wrong(field: &str) -> impl FnOnce(&dyn std::fmt::Display) -> String + '_ {
+            move |error| format!("its {field} {error}")
+        }
+        // Not the parser's own words: they may quote the password.
+        let state: State = serde_json::from_str(text)
+            .map_err(|error| format!("it makes no sense at line {} column {}", error.line(), error.column()))?;
+        let created_at: SystemTime =
+            humantime::parse_rfc3339(&state.created_at).map_err(|error| wrong("created_at")(&error))?;
+        let instance = Instance {
+            id: self.id,
+            engine: EngineKind::Local,
+            container_id: String::new(),
+            host: HOST.into(),
+            port: state.port.try_into().map_err(|error| wrong("port")(&error))?,
+            version: state.version,
+            database: state.database.parse().map_err(|error| wrong("database")(&error))?,
+            username: state.username.parse().map_err(|error| wrong("username")(&error))?,
+            status,
+            created_at,
+        };
+        let password = Password::new(state.password).map_err(|error| wrong("password")(&error))?;
+        Ok(Found { instance, password })
+    }
+
+    /// The end of the server's log; nothing if it can't be had, for it only embellishes.
+    pub(super) fn last_lines(&self) -> Vec<String> {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = File::open(self.log())?;
+            let length = file.metadata()?.len();
+            file.seek(SeekFrom::Start(length.saturating_sub(LOG_BYTES_MAX as u64)))?;
+            let mut bytes = Vec::new();
+            file.take(LOG_BYTES_MAX as u64).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map(|log| engine::last_lines(&log)).unwrap_or_default()
+    }
+}

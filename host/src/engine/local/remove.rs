@@ -1,0 +1,68 @@
+//! Removing an instance: from its disowning on, whoever comes across the rest completes it.
+
+use std::fs::{self, File};
+use std::io;
+use std::time::Duration;
+
+use tokio::time::sleep;
+
+use super::instance_dir::InstanceDir;
+use super::{LocalEngine, blocking, failed, server};
+use crate::engine::EngineError;
+use crate::instance::InstanceId;
+
+/// How often a folder is removed in which something still appears: a server that was killed may have a child that writes.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Removes an instance; whether this was the one call that did.
+pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool, EngineError> {
+    let disowned = engine
+        .with_state(move |state| {
+            let Some(folder) = state.map(|state| state.instance(id)) else {
+                return Ok(None);
+            };
+            let was_there = folder.disown()?;
+            Ok::<_, EngineError>(Some((folder, was_there)))
+        })
+        .await??;
+    let Some((folder, was_there)) = disowned else {
+        return Ok(false);
+    };
+    let mine = engine.mine().unkept.remove(&id);
+    let lock = match mine {
+        Some(lock) => Some(lock),
+        None => {
+            let folder = folder.clone();
+            blocking(move || folder.try_lock()).await?
+        }
+    };
+    match lock {
+        Some(lock) => clear(engine.clone(), folder, lock).await?,
+        // Whoever has it locked makes it or removes it, and will find it disowned.
+        None => server::stop(&folder.data()).await?,
+    }
+    Ok(was_there)
+}
+
+/// Stops what runs in a disowned folder and removes it. `lock` is the folder's.
+pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
+    server::stop(&folder.data()).await?;
+    engine.mine().ends.remove(&folder.id());
+    let mut attempt = 1;
+    loop {
+        let path = folder.path().to_owned();
+        let removed = blocking(move || Ok(fs::remove_dir_all(path))).await?;
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+            Err(error) if attempt == ATTEMPTS => {
+                return Err(failed("removing the instance's folder", folder.path())(error));
+            }
+            Err(_) => sleep(PAUSE).await,
+            Ok(()) => break,
+        }
+        attempt += 1;
+    }
+    drop(lock);
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! A server's processes: starting them, finding them again, stopping them.
+//!
+//! A server is known by its command line, which names its data directory, and so the instance's id. A pid alone proves
+//! nothing: it may be stale, or another process's by now.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, Signal, System, UpdateKind};
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::instance_dir::InstanceDir;
+use super::programs::Programs;
+use super::server_user::{ServerUser, run_as};
+use super::state_dir::private;
+use super::{blocking, failed};
+use crate::engine::EngineError;
+
+/// How long a server may take to end after each signal.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often it is looked whether it has: nothing tells of another process's child.
+const END_PAUSE: Duration = Duration::from_millis(3);
+/// What servers get of this process's environment: what it takes to run. The rest may hold secrets, and anybody who may
+/// run SQL as a superuser could read it.
+const ENVIRONMENT: [&str; 6] = [
+    "PATH",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "SystemRoot",
+    "TMPDIR",
+    "TEMP",
+];
+
+/// A command of PostgreSQL's, as the server's user and with nothing of ours.
+pub(super) fn command(program: &Path, user: Option<&ServerUser>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().stdin(Stdio::null()).current_dir(root());
+    for name in ENVIRONMENT {
+        if let Some(value) = std::env::var_os(name) {
+            command.env(name, value);
+        }
+    }
+    // Its messages are read by us and shown to people; time is what the official image has.
+    command.env("LC_MESSAGES", "C").env("TZ", "UTC");
+    run_as(&mut command, user);
+    command
+}
+
+/// A working directory that is always there and that every user may enter.
+fn root() -> &'static Path {
+    Path::new(if cfg!(windows) { r"C:\" } else { "/" })
+}
+
+/// Starts the server of an instance. It outlives this process.
+pub(super) fn start(
+    programs: &Programs,
+    folder: &InstanceDir,
+    user: Option<&ServerUser>,
+) -> Result<Child, EngineError> {
+    let log = folder.log();
+    let starting = "starting PostgreSQL";
+    let out = private(OpenOptions::new().create(true).append(true))
+        .open(&log)
+        .map_err(failed(starting, &log))?;
+    let err = out.try_clone().map_err(failed(starting, &log))?;
+    let program = programs.postgres();
+    command(&program, user)
+        .arg("-D")
+        .arg(folder.data())
+        .stdout(out)
+        .stderr(err)
+        .spawn()
+        .map_err(failed(starting, &program))
+}
+
+/// Waits until a server that this process has started has ended, and says how.
+pub(super) async fn end(told: &mut watch::Receiver<Option<String>>) -> String {
+    let how = told.wait_for(Option::is_some).await;
+    how.ok().and_then(|how| how.clone()).unwrap_or_else(|| "ended".into())
+}
+
+/// The process of the server that runs on a data directory, as its pid file tells; `None` if it doesn't run.
+pub(super) fn find(data: &Path) -> Result<Option<Pid>, EngineError> {
+    // Whoever may run SQL as a superuser may write this file: it is only where to look.
+    let said = std::fs::read_to_string(data.join("postmaster.pid")).ok();
+    let pid = said.and_then(|text| text.lines().next()?.trim().parse().ok());
+    let Some(pid) = pid.map(Pid::from_u32) else {
+        return Ok(None);
+    };
+    let system = look(ProcessesToUpdate::Some(&[pid]))?;
+    Ok(is_server(&system, pid, data).then_some(pid))
+}
+
+/// As [`find`], but looking at every process: one that has just started has no pid file yet.
+fn search(data: &Path) -> Result<Option<Pid>, EngineError> {
+    if let Some(pid) = find(data)? {
+        return Ok(Some(pid));
+    }
+    let system = look(ProcessesToUpdate::All)?;
+    let pids = system.processes().keys().copied();
+    Ok(pids.into_iter().find(|pid| is_server(&system, *pid, data)))
+}
+
+/// These processes and their command lines.
+fn look(which: ProcessesToUpdate<'_>) -> Result<System, EngineError> {
+    let mut system = System::new().map_err(|error| EngineError::Request {
+        verb: "looking at this machine's processes",
+        reason: error.to_string(),
+    })?;
+    let command = ProcessRefreshKind::nothing()
+        .with_cmd(UpdateKind::Always)
+        .without_tasks();
+    system.refresh_processes_specifics(which, true, command);
+    Ok(system)
+}
+
+/// Whether this process is `postgres -D <data>`. The last parts of the path are compared: they hold the id, and links may
+/// lead to the rest in several ways. A process that has ended and is not waited for has no command line.
+fn is_server(system: &System, pid: Pid, data: &Path) -> bool {
+    let tail: std::path::PathBuf = data
+        .components()
+        .rev()
+        .take(3)
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect();
+    system.process(pid).is_some_and(|process| {
+        process
+            .cmd()
+            .windows(2)
+            .any(|pair| pair[0] == "-D" && Path::new(&pair[1]).ends_with(&tail))
+    })
+}
+
+/// Whether the server has said that it takes connections.
+pub(super) fn is_ready(data: &Path) -> bool {
+    // The eighth line of the pid file, since PostgreSQL 10 (`pidfile.h`, `LOCK_FILE_LINE_PM_STATUS`).
+    std::fs::read_to_string(data.join("postmaster.pid"))
+        .is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
+}
+
+/// Stops the server if it runs: fast, then immediately, then by force.
+///
+/// # Errors
+/// If it runs on after all that.
+pub(super) async fn stop(data: &Path) -> Result<(), EngineError> {
+    for signal in [Signal::Interrupt, Signal::Quit, Signal::Kill] {
+        let Some(pid) = in_background(data, search).await? else {
+            return Ok(());
+        };
+        let system = look(ProcessesToUpdate::Some(&[pid]))?;
+        if is_server(&system, pid, data) {
+            // Where there is no such signal (on Windows), the next one is stronger.
+            let _ = system.process(pid).and_then(|process| process.kill_with(signal));
+        }
+        let late = Instant::now() + END_TIMEOUT;
+        while is_server(&look(ProcessesToUpdate::Some(&[pid]))?, pid, data) {
+            if Instant::now() >= late {
+                tracing::warn!(data = %data.display(), ?signal, "the server doesn't end");
+                break;
+            }
+            sleep(END_PAUSE).await;
+        }
+    }
+    match in_background(data, search).await? {
+        None => Ok(()),
+        Some(_) => Err(EngineError::TimedOut {
+            verb: "stopping PostgreSQL",
+            after: 3 * END_TIMEOUT,
+        }),
+    }
+}
+
+async fn in_background<T: Send + 'static>(
+    data: &Path,
+    work: fn(&Path) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let data = data.to_owned();
+    blocking(move || work(&data)).await
+}

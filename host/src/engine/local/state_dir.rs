@@ -1,0 +1,203 @@
+//! The folder where the local engine keeps everything: made with nobody else's eyes on it, and swept.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::instance_dir::InstanceDir;
+use super::server_user::ServerUser;
+use super::{LocalSettings, failed};
+use crate::engine::EngineError;
+use crate::instance::InstanceId;
+
+/// The state directory. Servers may pass it and read nothing in it.
+#[derive(Debug, Clone)]
+pub(super) struct StateDir {
+    root: PathBuf,
+    /// Whom servers run as, if not as this process's user.
+    pub(super) server_user: Option<ServerUser>,
+}
+
+impl StateDir {
+    /// The state directory if it is there.
+    pub(super) fn find(settings: &LocalSettings) -> Result<Option<Self>, EngineError> {
+        let Some(root) = settings.state_dir.clone().filter(|root| root.is_dir()) else {
+            return Ok(None);
+        };
+        check_owner(&root)?;
+        let server_user = ServerUser::find(settings.user.as_deref())?;
+        Ok(Some(Self { root, server_user }))
+    }
+
+    /// The state directory, made if it isn't there.
+    pub(super) fn open(settings: &LocalSettings) -> Result<Self, EngineError> {
+        let unusable = |reason: String, advice: &str| EngineError::Unreachable {
+            endpoint: "the local engine".into(),
+            reason,
+            advice: advice.into(),
+        };
+        let Some(root) = settings.state_dir.clone() else {
+            return Err(unusable(
+                "there is no home folder to keep instances in".into(),
+                "Name a folder in the setting local.state_dir.",
+            ));
+        };
+        let server_user = ServerUser::find(settings.user.as_deref())?;
+        let state = Self { root, server_user };
+        if let Some(parent) = state.root.parent() {
+            fs::create_dir_all(parent).map_err(failed("making the state directory", parent))?;
+        }
+        state.make_folder(&state.root)?;
+        check_owner(&state.root)?;
+        state.make_folder(&state.root.join("instances"))?;
+        state.make_folder(&state.root.join("templates"))?;
+        if let Some(user) = &state.server_user
+            && let Some(barrier) = user.barrier(&state.root)
+        {
+            return Err(unusable(
+                format!(
+                    "the user {}, whom servers run as, may not pass {}",
+                    user.name,
+                    barrier.display()
+                ),
+                "Name another folder in the setting local.state_dir, or let others pass this one (chmod o+x).",
+            ));
+        }
+        Ok(state)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn templates(&self) -> PathBuf {
+        self.root.join("templates")
+    }
+
+    pub(super) fn instance(&self, id: InstanceId) -> InstanceDir {
+        InstanceDir::new(id, self.root.join("instances").join(id.to_string()))
+    }
+
+    /// Every folder that is named as an instance's, whatever is in it.
+    pub(super) fn instances(&self) -> Result<Vec<InstanceDir>, EngineError> {
+        let folder = self.root.join("instances");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("listing instances", &folder)(error)),
+        };
+        Ok(entries
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .map(|id| self.instance(id))
+            .collect())
+    }
+
+    /// Makes an instance's folder and locks it, so that nobody takes it for debris meanwhile.
+    pub(super) fn give_birth(&self, id: InstanceId) -> Result<(InstanceDir, File), EngineError> {
+        let sweeping = self.sweeping()?;
+        sweeping
+            .lock_shared()
+            .map_err(failed("locking the state directory", &self.root))?;
+        let folder = self.instance(id);
+        self.make_folder(folder.path())?;
+        let lock = folder.lock()?;
+        Ok((folder, lock))
+    }
+
+    /// What killed processes have left, each locked for whoever removes it.
+    pub(super) fn debris(&self) -> Result<Vec<(InstanceDir, File)>, EngineError> {
+        if self.instances()?.iter().all(InstanceDir::is_whole) {
+            return Ok(Vec::new());
+        }
+        let sweeping = self.sweeping()?;
+        match sweeping.try_lock() {
+            Ok(()) => {}
+            // Somebody is making an instance or sweeping: the next look will do.
+            Err(TryLockError::WouldBlock) => return Ok(Vec::new()),
+            Err(TryLockError::Error(error)) => return Err(failed("locking the state directory", &self.root)(error)),
+        }
+        let mut debris = Vec::new();
+        for folder in self.instances()?.into_iter().filter(|folder| !folder.is_whole()) {
+            // Looked at again: its creator may have finished before the lock was free.
+            if let Some(lock) = folder.try_lock()?
+                && !folder.is_whole()
+            {
+                debris.push((folder, lock));
+            }
+        }
+        Ok(debris)
+    }
+
+    /// Held shared while an instance's folder is made and not locked yet, and whole while debris is looked for.
+    fn sweeping(&self) -> Result<File, EngineError> {
+        open_lock(&self.root.join("lock"))
+    }
+
+    /// Makes a folder that servers may pass and nobody else may look into.
+    pub(super) fn make_folder(&self, path: &Path) -> Result<(), EngineError> {
+        make_private(path)?;
+        #[cfg(unix)]
+        if let Some(user) = &self.server_user {
+            use std::os::unix::fs::{PermissionsExt, lchown};
+            let making = "making a folder of the state directory";
+            lchown(path, None, Some(user.gid)).map_err(failed(making, path))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o710)).map_err(failed(making, path))?;
+        }
+        Ok(())
+    }
+
+    /// Makes a folder of the server's own.
+    pub(super) fn make_servers_folder(&self, path: &Path) -> Result<(), EngineError> {
+        make_private(path)?;
+        self.server_user.as_ref().map_or(Ok(()), |user| user.own(path))
+    }
+}
+
+/// Makes a folder for nobody but its owner. One that is there is left as it is.
+fn make_private(path: &Path) -> Result<(), EngineError> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    match builder.create(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(failed("making a folder of the state directory", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Opens a lock file, making it where there is none.
+pub(super) fn open_lock(path: &Path) -> Result<File, EngineError> {
+    private(OpenOptions::new().create(true).truncate(false).write(true))
+        .open(path)
+        .map_err(failed("opening a lock", path))
+}
+
+/// A file that only its owner reads.
+pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+/// What somebody else could have put there is not to be trusted.
+fn check_owner(root: &Path) -> Result<(), EngineError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = root
+            .metadata()
+            .map_err(failed("looking at the state directory", root))?;
+        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
+            return Err(EngineError::Unreachable {
+                endpoint: "the local engine".into(),
+                reason: format!("{} belongs to another user, or others may write to it", root.display()),
+                advice: "Name another folder in the setting local.state_dir.".into(),
+            });
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = root;
+    Ok(())
+}
