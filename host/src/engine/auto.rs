@@ -150,9 +150,9 @@ impl Engine for AutoEngine {
         if works(&docker) {
             local.clear();
         } else if works(&local) {
-            docker
-                .iter_mut()
-                .for_each(|line| line.verdict = line.verdict.min(Verdict::Warning));
+            for line in &mut docker {
+                line.verdict = line.verdict.min(Verdict::Warning);
+            }
         }
         let verdict = if works(&docker) || works(&local) {
             Verdict::Good

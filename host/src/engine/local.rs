@@ -9,6 +9,7 @@
 //! | `kept` | there from when somebody has been told of the instance |
 //! | `data` | PostgreSQL's data directory, socket included; the server's own |
 //! | `log` | what the server writes to standard error |
+//! | `cgroups` | the control groups that limit it, one path a line |
 //!
 //! Without `instance.json` or `kept`, and with nobody holding `lock`, a folder is the rest of a create or removal whose
 //! process was killed: whoever comes across it removes it.
@@ -16,6 +17,7 @@
 mod create;
 mod diagnose;
 mod instance_dir;
+mod limits;
 mod programs;
 mod provision;
 mod remove;
@@ -89,7 +91,7 @@ impl LocalEngine {
     #[must_use]
     pub fn new(settings: LocalSettings, tracker: TaskTracker) -> Self {
         Self(Arc::new(Inner {
-            programs: ProgramFinder::new(settings.bin_dirs.clone(), settings.path.clone()),
+            programs: ProgramFinder::new(settings.bin_dirs.clone(), settings.path.as_deref()),
             settings,
             tracker,
             mine: Mutex::default(),

@@ -13,7 +13,7 @@ use super::instance_dir::{HOST, InstanceDir};
 use super::programs::Programs;
 use super::state_dir::StateDir;
 use super::template::{self, Template};
-use super::{LocalEngine, blocking, failed, provision, remove, server};
+use super::{LocalEngine, blocking, failed, limits, provision, remove, server};
 use crate::engine::{Ended, EngineError, NOT_DURABLE};
 use crate::instance::{
     Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
@@ -92,11 +92,8 @@ impl Job {
         self.lay_out(&state, &folder, &programs, &template, &found).await?;
         self.still_wanted()?;
         self.progress.tell(Progress::Starting);
-        self.start(&state, &folder, &programs, &template).await?;
-        Ok(Created {
-            found,
-            warnings: self.warnings(),
-        })
+        let warnings = self.start(&state, &folder, &programs, &template).await?;
+        Ok(Created { found, warnings })
     }
 
     fn still_wanted(&self) -> Result<(), EngineError> {
@@ -127,13 +124,23 @@ impl Job {
         }
     }
 
-    fn warnings(&self) -> Vec<String> {
-        let limits = self.spec.limits;
-        vec![format!(
-            "The local engine sets no limits: this instance may use more than {} MiB of memory and {} CPUs.",
-            limits.memory_mib(),
-            f64::from(limits.cpu_millis()) / 1000.0
-        )]
+    /// Limits the server; a warning if that can't be done.
+    async fn limit(&self, folder: &InstanceDir, child: &Child) -> Result<Vec<String>, EngineError> {
+        let (folder, limits) = (folder.clone(), self.spec.limits);
+        // One that has ended already needs no limits.
+        let Some(pid) = child.id() else {
+            return Ok(Vec::new());
+        };
+        let set = blocking(move || Ok(limits::set(&folder, limits, pid))).await?;
+        Ok(set.err().map_or_else(Vec::new, |reason| {
+            tracing::debug!(reason, "no limits can be set");
+            vec![format!(
+                "No limits can be set on this machine without Docker: the instance may use more than {} MiB of memory \
+                 and {} CPUs.",
+                limits.memory_mib(),
+                f64::from(limits.cpu_millis()) / 1000.0
+            )]
+        }))
     }
 
     async fn give_birth(&self) -> Result<(StateDir, InstanceDir, std::fs::File), EngineError> {
@@ -170,16 +177,19 @@ impl Job {
         .await
     }
 
-    /// Starts the server, waits until it takes connections, and gives it the names that were asked for.
+    /// Starts the server, waits until it takes connections, and gives it the names that were asked for. What it returns
+    /// are warnings.
     async fn start(
         &self,
         state: &StateDir,
         folder: &InstanceDir,
         programs: &Programs,
         template: &Template,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Vec<String>, EngineError> {
         let child = server::start(programs, folder, state.server_user.as_ref())?;
+        let warnings = self.limit(folder, &child).await;
         let mut end = self.watch(child);
+        let warnings = warnings?;
         let deadline = self.engine.0.settings.ready_timeout;
         let late = Instant::now() + deadline;
         while !server::is_ready(&folder.data()) {
@@ -197,10 +207,13 @@ impl Job {
         }
         let setting_up = provision::provision(self.port, &template.password, &self.spec);
         tokio::select! {
-            done = tokio::time::timeout_at(late, setting_up) => done.unwrap_or(Err(EngineError::TimedOut {
-                verb: "setting up the instance's database and superuser",
-                after: deadline,
-            })),
+            done = tokio::time::timeout_at(late, setting_up) => match done {
+                Ok(done) => done.map(|()| warnings),
+                Err(_) => Err(EngineError::TimedOut {
+                    verb: "setting up the instance's database and superuser",
+                    after: deadline,
+                }),
+            },
             how = server::end(&mut end) => Err(self.ended(folder, how).await),
         }
     }
@@ -263,10 +276,8 @@ fn is_taken(port: Port) -> bool {
 
 fn own_settings(port: Port, durable: bool) -> String {
     let mut settings = format!("port = {port}\n");
-    if !durable {
-        for (name, value) in NOT_DURABLE {
-            settings.push_str(&format!("{name} = {value}\n"));
-        }
+    for (name, value) in NOT_DURABLE.iter().filter(|_| !durable) {
+        settings.extend([name, " = ", value, "\n"]);
     }
     settings
 }

@@ -2,12 +2,12 @@
 
 use super::server_user::ServerUser;
 use super::state_dir::StateDir;
-use super::{LocalEngine, blocking};
+use super::{LocalEngine, blocking, limits};
 use crate::engine::{Diagnosis, EngineError, Verdict};
-use crate::instance::Image;
+use crate::instance::{Image, Limits, MEMORY_MIB_MIN};
 
 pub(super) async fn diagnose(engine: &LocalEngine, image: &Image) -> Vec<Diagnosis> {
-    vec![programs(engine, image).await, state(engine).await, limits()]
+    vec![programs(engine, image).await, state(engine).await, set_limits().await]
 }
 
 fn line(subject: &'static str, verdict: Verdict, detail: impl Into<String>, advice: impl Into<String>) -> Diagnosis {
@@ -64,11 +64,19 @@ async fn state(engine: &LocalEngine) -> Diagnosis {
     }
 }
 
-fn limits() -> Diagnosis {
-    line(
-        "limits",
-        Verdict::Warning,
-        "the local engine sets no memory and CPU limits",
-        "Use Docker where instances must not take more than their share.",
-    )
+async fn set_limits() -> Diagnosis {
+    let subject = "limits";
+    // Any will do: what counts is whether they can be set at all.
+    let checked = blocking(|| Ok(Limits::new(MEMORY_MIB_MIN, 1000).map(limits::check)));
+    match checked.await {
+        Ok(Ok(Ok(()))) => line(subject, Verdict::Good, "memory and CPU limits can be set", ""),
+        Ok(Ok(Err(reason))) => line(
+            subject,
+            Verdict::Warning,
+            format!("no memory and CPU limits can be set without Docker: {reason}"),
+            "Use Docker where instances must not take more than their share.",
+        ),
+        Ok(Err(error)) => line(subject, Verdict::Bad, error.to_string(), ""),
+        Err(error) => bad(subject, error),
+    }
 }

@@ -198,6 +198,21 @@ impl InstanceDir {
         Ok(Found { instance, password })
     }
 
+    /// Notes a control group of the instance's, for whoever removes it.
+    pub(super) fn add_control_group(&self, group: &Path) -> Result<(), EngineError> {
+        let path = self.path.join("cgroups");
+        private(OpenOptions::new().create(true).append(true))
+            .open(&path)
+            .and_then(|mut file| writeln!(file, "{}", group.display()))
+            .map_err(failed("noting the instance's control groups", &path))
+    }
+
+    /// The control groups that were noted.
+    pub(super) fn control_groups(&self) -> Vec<PathBuf> {
+        let noted = fs::read_to_string(self.path.join("cgroups")).unwrap_or_default();
+        noted.lines().map(PathBuf::from).collect()
+    }
+
     /// The end of the server's log; nothing if it can't be had, for it only embellishes.
     pub(super) fn last_lines(&self) -> Vec<String> {
         let read = || -> io::Result<Vec<u8>> {

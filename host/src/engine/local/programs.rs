@@ -1,7 +1,7 @@
 //! Finding PostgreSQL's server programs: which majors this machine has, and where.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -131,10 +131,10 @@ pub(super) struct ProgramFinder {
 }
 
 impl ProgramFinder {
-    pub(super) fn new(bin_dirs: Vec<PathBuf>, path: Option<OsString>) -> Self {
+    pub(super) fn new(bin_dirs: Vec<PathBuf>, path: Option<&OsStr>) -> Self {
         Self {
             bin_dirs,
-            path: path.iter().flat_map(std::env::split_paths).collect(),
+            path: path.into_iter().flat_map(std::env::split_paths).collect(),
             known: Mutex::default(),
         }
     }
@@ -238,7 +238,9 @@ fn expand(place: &Path) -> Vec<PathBuf> {
         let part = part.as_os_str();
         let pattern = part.to_string_lossy();
         let Some((start, end)) = pattern.split_once('*') else {
-            found.iter_mut().for_each(|path| path.push(part));
+            for path in &mut found {
+                path.push(part);
+            }
             continue;
         };
         found = found.iter().flat_map(|path| matching(path, start, end)).collect();
@@ -363,7 +365,7 @@ mod tests {
         let folder = |name: &str| root.path().join(name).join("bin");
         std::os::unix::fs::symlink(folder("a"), root.path().join("link")).expect("a link");
         let path = std::env::join_paths([root.path().join("link"), folder("a"), folder("c")]).expect("a path");
-        let finder = ProgramFinder::new(vec![folder("b")], Some(path));
+        let finder = ProgramFinder::new(vec![folder("b")], Some(&path));
         let all = finder.all().await.expect("programs");
         let shown: Vec<String> = all.iter().take(3).map(ToString::to_string).collect();
         let real = |name: &str| {

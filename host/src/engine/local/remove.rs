@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use super::instance_dir::InstanceDir;
-use super::{LocalEngine, blocking, failed, server};
+use super::{LocalEngine, blocking, failed, limits, server};
 use crate::engine::EngineError;
 use crate::instance::InstanceId;
 
@@ -30,12 +30,11 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
         return Ok(false);
     };
     let mine = engine.mine().unkept.remove(&id);
-    let lock = match mine {
-        Some(lock) => Some(lock),
-        None => {
-            let folder = folder.clone();
-            blocking(move || folder.try_lock()).await?
-        }
+    let lock = if mine.is_some() {
+        mine
+    } else {
+        let folder = folder.clone();
+        blocking(move || folder.try_lock()).await?
     };
     match lock {
         Some(lock) => clear(engine.clone(), folder, lock).await?,
@@ -49,6 +48,9 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
 pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
     server::stop(&folder.data()).await?;
     engine.mine().ends.remove(&folder.id());
+    let limited = folder.clone();
+    blocking(move || limits::remove(&limited).map_err(failed("removing the control groups of", limited.path())))
+        .await?;
     let mut attempt = 1;
     loop {
         let path = folder.path().to_owned();

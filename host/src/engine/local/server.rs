@@ -176,6 +176,16 @@ pub(super) async fn stop(data: &Path) -> Result<(), EngineError> {
     }
 }
 
+/// Ends a process, whichever it is.
+pub(super) fn kill(pid: Pid) {
+    // One that has gone, or can't be looked at, is found out by whoever needs it gone.
+    if let Ok(system) = look(ProcessesToUpdate::Some(&[pid]))
+        && let Some(process) = system.process(pid)
+    {
+        process.kill();
+    }
+}
+
 async fn in_background<T: Send + 'static>(
     data: &Path,
     work: fn(&Path) -> Result<T, EngineError>,

@@ -91,7 +91,9 @@ fn key(state: &StateDir, programs: &Programs) -> String {
     let uid = state.server_user.as_ref().map(|user| user.uid);
     let named = format!("{uid:?} {}", programs.bin_dir.display());
     let digest = Sha256::digest(named.as_bytes());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    // A name, not a proof: eight bytes are enough to tell folders apart.
+    let start = digest.first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(start))
 }
 
 fn folder(state: &StateDir, programs: &Programs) -> PathBuf {

@@ -1,0 +1,271 @@
+//! Limits of memory, CPU and processes, as far as this machine lets them be set: by Linux' control groups, of either
+//! version, where this process may make one. Elsewhere there are none.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sysinfo::Pid;
+
+use super::instance_dir::InstanceDir;
+use super::server;
+use crate::instance::Limits;
+
+/// Where control groups are mounted.
+const MOUNTED: &str = "/sys/fs/cgroup";
+/// This process's own groups.
+const OWN: &str = "/proc/self/cgroup";
+/// The period that a CPU limit is a share of, in µs: the kernel's default.
+const PERIOD_US: u32 = 100_000;
+/// How many processes and threads an instance may have, as in a container.
+const PROCESSES_MAX: u32 = 256;
+/// How long a group stays busy whose last process has ended.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A group to be made, in any one of these places.
+struct Group {
+    parents: Vec<PathBuf>,
+    /// Files and what is written to them, and whether they must be there.
+    settings: Vec<(&'static str, String, bool)>,
+}
+
+/// Limits a server that has just been started.
+///
+/// # Errors
+/// Why not all limits hold, one clause.
+pub(super) fn set(folder: &InstanceDir, limits: Limits, pid: u32) -> Result<(), String> {
+    let name = name(folder);
+    let note = |path: &Path| folder.add_control_group(path).map_err(|error| error.to_string());
+    own_groups(limits)?
+        .iter()
+        .try_for_each(|group| group.make(&name, note, Some(pid)).map(drop))
+}
+
+/// Whether limits can be set: makes groups and removes them again.
+///
+/// # Errors
+/// Why not, one clause.
+pub(super) fn check(limits: Limits) -> Result<(), String> {
+    let name = format!("dev-postgres-mcp-check-{}", std::process::id());
+    own_groups(limits)?.iter().try_for_each(|group| {
+        let path = group.make(&name, |_| Ok(()), None)?;
+        remove_group(&path).map_err(|error| error.to_string())
+    })
+}
+
+fn own_groups(limits: Limits) -> Result<Vec<Group>, String> {
+    let own = fs::read_to_string(OWN).map_err(|_| "this platform has no control groups".to_owned())?;
+    let groups = groups(Path::new(MOUNTED), &own, limits);
+    if groups.is_empty() {
+        return Err("there are no control groups for memory and CPU".into());
+    }
+    Ok(groups)
+}
+
+/// What is to be made, by what this process is in: version 1 has a tree for each kind of limit, version 2 one for all.
+fn groups(mounted: &Path, own: &str, limits: Limits) -> Vec<Group> {
+    let memory = (u64::from(limits.memory_mib()) << 20).to_string();
+    let quota = (u64::from(limits.cpu_millis()) * u64::from(PERIOD_US) / 1000).to_string();
+    let mut groups = Vec::new();
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(kinds), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let within = |tree: &str| mounted.join(tree).join(path.trim_start_matches('/'));
+        for kind in kinds.split(',') {
+            let settings = match kind {
+                "memory" => vec![
+                    ("memory.limit_in_bytes", memory.clone(), true),
+                    // Swap is counted only where the kernel was told to.
+                    ("memory.memsw.limit_in_bytes", memory.clone(), false),
+                ],
+                "cpu" => vec![
+                    ("cpu.cfs_period_us", PERIOD_US.to_string(), true),
+                    ("cpu.cfs_quota_us", quota.clone(), true),
+                ],
+                "pids" => vec![("pids.max", PROCESSES_MAX.to_string(), true)],
+                _ => continue,
+            };
+            groups.push(Group {
+                parents: vec![within(kinds), within(kind)],
+                settings,
+            });
+        }
+        if kinds.is_empty() {
+            let has_kinds = |parent: &Path| {
+                fs::read_to_string(parent.join("cgroup.subtree_control")).is_ok_and(|kinds| {
+                    ["memory", "cpu", "pids"]
+                        .iter()
+                        .all(|kind| kinds.split_whitespace().any(|k| k == *kind))
+                })
+            };
+            let here = within("");
+            let parents: Vec<PathBuf> = here
+                .ancestors()
+                .take_while(|parent| parent.starts_with(mounted))
+                .filter(|parent| has_kinds(parent))
+                .map(Path::to_owned)
+                .collect();
+            if !parents.is_empty() {
+                groups.push(Group {
+                    parents,
+                    settings: vec![
+                        ("memory.max", memory.clone(), true),
+                        ("memory.swap.max", "0".into(), false),
+                        ("cpu.max", format!("{quota} {PERIOD_US}"), true),
+                        ("pids.max", PROCESSES_MAX.to_string(), true),
+                    ],
+                });
+            }
+        }
+    }
+    groups
+}
+
+impl Group {
+    /// Makes the group in the first place where that can be done, and puts the process into it. `note` is called before
+    /// something is made, so that whoever removes the instance finds it.
+    fn make(
+        &self,
+        name: &str,
+        note: impl Fn(&Path) -> Result<(), String>,
+        pid: Option<u32>,
+    ) -> Result<PathBuf, String> {
+        let mut reason = String::new();
+        for parent in self.parents.iter().filter(|parent| parent.is_dir()) {
+            let path = parent.join(name);
+            note(&path)?;
+            match self.try_make(&path, pid) {
+                Ok(()) => return Ok(path),
+                Err(error) => reason = format!("{}: {error}", path.display()),
+            }
+            // Nothing runs in it.
+            let _ = fs::remove_dir(&path);
+        }
+        Err(reason)
+    }
+
+    fn try_make(&self, path: &Path, pid: Option<u32>) -> io::Result<()> {
+        fs::create_dir(path)?;
+        for (file, value, required) in &self.settings {
+            match fs::write(path.join(file), value) {
+                Err(error) if *required => return Err(error),
+                _ => {}
+            }
+        }
+        pid.map_or(Ok(()), |pid| fs::write(path.join("cgroup.procs"), pid.to_string()))
+    }
+}
+
+fn name(folder: &InstanceDir) -> String {
+    format!("dev-postgres-mcp-{}", folder.id())
+}
+
+/// Removes an instance's groups, and what still runs in them: a program that SQL has started may outlive the server.
+///
+/// # Errors
+/// If one stays busy.
+pub(super) fn remove(folder: &InstanceDir) -> io::Result<()> {
+    folder
+        .control_groups()
+        .iter()
+        // Only what `set` could have made, whatever the file says.
+        .filter(|path| path.starts_with(MOUNTED) && path.ends_with(name(folder)))
+        .try_for_each(|path| remove_group(path))
+}
+
+fn remove_group(path: &Path) -> io::Result<()> {
+    let late = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        for line in fs::read_to_string(path.join("cgroup.procs"))
+            .unwrap_or_default()
+            .lines()
+        {
+            if let Ok(pid) = line.parse() {
+                server::kill(Pid::from_u32(pid));
+            }
+        }
+        match fs::remove_dir(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if Instant::now() >= late => return Err(error),
+            // Nothing tells when a killed process has left its group.
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+            Ok(()) => return Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> Limits {
+        Limits::new(512, 1500).expect("limits")
+    }
+
+    fn settings(group: &Group) -> Vec<String> {
+        group
+            .settings
+            .iter()
+            .map(|(file, value, _)| format!("{file}={value}"))
+            .collect()
+    }
+
+    #[test]
+    fn version_1_has_a_group_for_each_kind_of_limit_below_this_processs_own() {
+        let own = "9:name=systemd:/\n8:pids:/\n4:memory:/job/a\n3:cpu,cpuacct:/\n0::/\n";
+        let groups = groups(Path::new("/mounted"), own, limits());
+        let [pids, memory, cpu] = &groups[..] else {
+            panic!("{} groups", groups.len());
+        };
+        assert_eq!(settings(pids), ["pids.max=256"]);
+        assert_eq!(memory.parents[0], Path::new("/mounted/memory/job/a"));
+        assert_eq!(
+            settings(memory),
+            [
+                "memory.limit_in_bytes=536870912",
+                "memory.memsw.limit_in_bytes=536870912"
+            ]
+        );
+        assert_eq!(
+            cpu.parents,
+            ["/mounted/cpu,cpuacct/", "/mounted/cpu/"].map(PathBuf::from)
+        );
+        assert_eq!(settings(cpu), ["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=150000"]);
+    }
+
+    #[test]
+    fn version_2_has_one_group_in_the_nearest_place_that_hands_on_every_kind() {
+        let root = tempfile::tempdir().expect("a directory");
+        let leaf = root.path().join("user/app/me");
+        fs::create_dir_all(&leaf).expect("a directory");
+        for (place, kinds) in [
+            ("", "cpu memory pids io"),
+            ("user", "memory pids cpu"),
+            ("user/app", "memory pids"),
+        ] {
+            fs::write(root.path().join(place).join("cgroup.subtree_control"), kinds).expect("a file");
+        }
+        let groups = groups(root.path(), "0::/user/app/me\n", limits());
+        assert_eq!(groups.len(), 1);
+        assert_eq!(groups[0].parents, [root.path().join("user"), root.path().to_owned()]);
+        assert_eq!(
+            settings(&groups[0]),
+            [
+                "memory.max=536870912",
+                "memory.swap.max=0",
+                "cpu.max=150000 100000",
+                "pids.max=256"
+            ]
+        );
+    }
+
+    #[test]
+    fn nothing_is_planned_where_nothing_is_handed_on() {
+        let root = tempfile::tempdir().expect("a directory");
+        assert!(groups(root.path(), "0::/user\n", limits()).is_empty());
+        assert!(groups(root.path(), "", limits()).is_empty());
+    }
+}
