@@ -31,7 +31,9 @@
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
 //! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
 //! | `engine.rs` | what is asked of whatever runs PostgreSQL | any particular engine |
+//! | `engine/auto.rs` | which of the two engines is taken | how either works |
 //! | `engine/docker.rs`, `engine/docker/*.rs` | PostgreSQL in containers | policies, tools |
+//! | `engine/local.rs`, `engine/local/*.rs` | PostgreSQL as processes of this machine | Docker, policies, tools |
 //! | `engine/fake.rs` | an engine that only records, for unit tests | |
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
@@ -44,13 +46,13 @@
 //!
 //! 1. Every create, read and drop passes the policy in [`manager::InstanceManager`], whether it comes from MCP, the
 //!    command line or a bundle. A policy that fails denies.
-//! 2. The engine is the source of truth: labels on containers. A host that restarts finds everything it left. What
-//!    doesn't have our label is never touched.
+//! 2. The engine is the source of truth: labels on containers, a file beside each local instance. A host that restarts
+//!    finds everything it left. What doesn't have our label, or isn't in our state directory, is never touched.
 //! 3. A guest starts with nothing and reaches what its world imports. Memory, computing time, elapsed time, answer and
 //!    log are bounded; each call gets a fresh store.
 //! 4. A password or DSN stands in the reply to whoever may read it and nowhere else: not in logs, error messages,
 //!    process arguments or names. The engine keeps the password where only those who control it can look.
-//! 5. Whatever fails leaves no container, volume, network or port behind.
+//! 5. Whatever fails leaves no container, volume, network, process, directory or port behind.
 //! 6. The standard output of `mcp serve` carries JSON-RPC only.
 
 pub mod app;
