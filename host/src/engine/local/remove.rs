@@ -47,6 +47,9 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
 /// Stops what runs in a disowned folder and removes it. `lock` is the folder's.
 pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
     server::stop(&folder.data()).await?;
+    let state = engine.with_state(|state| state.cloned()).await?;
+    let user = state.and_then(|state| state.server_user);
+    server::release_memory(&folder.data(), user.as_ref()).await;
     engine.mine().ends.remove(&folder.id());
     let limited = folder.clone();
     blocking(move || limits::remove(&limited).map_err(failed("removing the control groups of", limited.path())))

@@ -154,9 +154,10 @@ pub(super) async fn stop(data: &Path) -> Result<(), EngineError> {
             return Ok(());
         };
         let system = look(ProcessesToUpdate::Some(&[pid]))?;
-        if is_server(&system, pid, data) {
-            // Where there is no such signal (on Windows), the next one is stronger.
-            let _ = system.process(pid).and_then(|process| process.kill_with(signal));
+        let process = system.process(pid).filter(|_| is_server(&system, pid, data));
+        if process.and_then(|process| process.kill_with(signal)).is_none() {
+            // It has gone, or there is no such signal here (on Windows): the next one is stronger.
+            continue;
         }
         let late = Instant::now() + END_TIMEOUT;
         while is_server(&look(ProcessesToUpdate::Some(&[pid]))?, pid, data) {
@@ -173,6 +174,31 @@ pub(super) async fn stop(data: &Path) -> Result<(), EngineError> {
             verb: "stopping PostgreSQL",
             after: 3 * END_TIMEOUT,
         }),
+    }
+}
+
+/// Removes the System V shared memory of a server that was killed: PostgreSQL's own clean-up is its next start, which never
+/// comes. Where that can't be told or done, 56 bytes stay.
+pub(super) async fn release_memory(data: &Path, user: Option<&ServerUser>) {
+    let said = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    // The seventh line has key and id (`pidfile.h`, `LOCK_FILE_LINE_SHMEM_KEY`).
+    let named: Vec<&str> = said.lines().nth(6).unwrap_or_default().split_whitespace().collect();
+    let [key, id] = named[..] else {
+        return;
+    };
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let is_left = segments.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.first() == Some(&key) && fields.get(1) == Some(&id) && fields.get(6) == Some(&"0")
+    });
+    if is_left {
+        // As the server's user: whatever the file names, it is no more than that user could remove.
+        let removed = command(Path::new("ipcrm"), user)
+            .args(["-m", id])
+            .kill_on_drop(true)
+            .status()
+            .await;
+        tracing::debug!(id, ?removed, "removed the shared memory of a server that was killed");
     }
 }
 
