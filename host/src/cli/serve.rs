@@ -12,7 +12,7 @@ use crate::mcp::Server;
 /// Serve MCP on standard input and output
 ///
 /// For an agent's configuration, not for a terminal: it reads JSON-RPC messages, one a line, until its input ends.
-/// It starts without Docker; the tools say what is wrong until Docker is there.
+/// It starts without Docker and PostgreSQL; the tools say what is wrong until either is there.
 #[derive(Debug, Args)]
 pub(super) struct Serve {}
 

@@ -172,6 +172,7 @@ impl Job {
                 .open(&settings)
                 .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
                 .map_err(failed("writing the instance's settings", &settings))?;
+            state.give_to_server(&folder.data())?;
             folder.write(&found)
         })
         .await

@@ -47,8 +47,9 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
 /// Stops what runs in a disowned folder and removes it. `lock` is the folder's.
 pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
     server::stop(&folder.data()).await?;
-    let state = engine.with_state(|state| state.cloned()).await?;
-    let user = state.and_then(|state| state.server_user);
+    let user = engine
+        .with_state(|state| state.and_then(|state| state.server_user.clone()))
+        .await?;
     server::release_memory(&folder.data(), user.as_ref()).await;
     engine.mine().ends.remove(&folder.id());
     let limited = folder.clone();

@@ -4,6 +4,7 @@
 //! nothing: it may be stale, or another process's by now.
 
 use std::fs::OpenOptions;
+use std::io::Read;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -20,6 +21,8 @@ use super::state_dir::private;
 use super::{blocking, failed};
 use crate::engine::EngineError;
 
+/// The longest pid file that is read, in bytes: PostgreSQL's have 200.
+const PID_FILE_BYTES_MAX: u64 = 4 << 10;
 /// How long a server may take to end after each signal.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often it is looked whether it has: nothing tells of another process's child.
@@ -85,9 +88,8 @@ pub(super) async fn end(told: &mut watch::Receiver<Option<String>>) -> String {
 
 /// The process of the server that runs on a data directory, as its pid file tells; `None` if it doesn't run.
 pub(super) fn find(data: &Path) -> Result<Option<Pid>, EngineError> {
-    // Whoever may run SQL as a superuser may write this file: it is only where to look.
-    let said = std::fs::read_to_string(data.join("postmaster.pid")).ok();
-    let pid = said.and_then(|text| text.lines().next()?.trim().parse().ok());
+    // It is only where to look.
+    let pid = pid_file(data).and_then(|text| text.lines().next()?.trim().parse().ok());
     let Some(pid) = pid.map(Pid::from_u32) else {
         return Ok(None);
     };
@@ -137,11 +139,28 @@ fn is_server(system: &System, pid: Pid, data: &Path) -> bool {
     })
 }
 
+/// What a server has written down of itself. Whoever may run SQL there as a superuser may have put anything in its place:
+/// a link, a pipe that nobody writes to, a file without end.
+fn pid_file(data: &Path) -> Option<String> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
+    }
+    let file = options.open(data.join("postmaster.pid")).ok()?;
+    let mut said = String::new();
+    file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    file.take(PID_FILE_BYTES_MAX).read_to_string(&mut said).ok()?;
+    Some(said)
+}
+
 /// Whether the server has said that it takes connections.
 pub(super) fn is_ready(data: &Path) -> bool {
     // The eighth line of the pid file, since PostgreSQL 10 (`pidfile.h`, `LOCK_FILE_LINE_PM_STATUS`).
-    std::fs::read_to_string(data.join("postmaster.pid"))
-        .is_ok_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
+    pid_file(data).is_some_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
 }
 
 /// Stops the server if it runs: fast, then immediately, then by force.
@@ -180,7 +199,7 @@ pub(super) async fn stop(data: &Path) -> Result<(), EngineError> {
 /// Removes the System V shared memory of a server that was killed: PostgreSQL's own clean-up is its next start, which never
 /// comes. Where that can't be told or done, 56 bytes stay.
 pub(super) async fn release_memory(data: &Path, user: Option<&ServerUser>) {
-    let said = std::fs::read_to_string(data.join("postmaster.pid")).unwrap_or_default();
+    let said = pid_file(data).unwrap_or_default();
     // The seventh line has key and id (`pidfile.h`, `LOCK_FILE_LINE_SHMEM_KEY`).
     let named: Vec<&str> = said.lines().nth(6).unwrap_or_default().split_whitespace().collect();
     let [key, id] = named[..] else {

@@ -101,6 +101,25 @@ impl ServerUser {
     }
 }
 
+/// Takes `path` from whom it was given to. From the top down, and no link is followed: that user may have put anything
+/// there.
+pub(super) fn take_back(path: &Path) -> Result<(), EngineError> {
+    let taking = "taking a folder back from the server's user";
+    #[cfg(unix)]
+    std::os::unix::fs::lchown(
+        path,
+        Some(nix::unistd::geteuid().as_raw()),
+        Some(nix::unistd::getegid().as_raw()),
+    )
+    .map_err(failed(taking, path))?;
+    if path.symlink_metadata().map_err(failed(taking, path))?.is_dir() {
+        for entry in std::fs::read_dir(path).map_err(failed(taking, path))? {
+            take_back(&entry.map_err(failed(taking, path))?.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// Has `command` run as `user`, in a process group of its own: what a terminal tells this process is not for it.
 pub(super) fn run_as(command: &mut tokio::process::Command, user: Option<&ServerUser>) {
     #[cfg(unix)]

@@ -147,15 +147,14 @@ impl StateDir {
         Ok(())
     }
 
-    /// Makes a folder of the server's own.
-    pub(super) fn make_servers_folder(&self, path: &Path) -> Result<(), EngineError> {
-        make_private(path)?;
+    /// Gives a file or folder to whom servers run as.
+    pub(super) fn give_to_server(&self, path: &Path) -> Result<(), EngineError> {
         self.server_user.as_ref().map_or(Ok(()), |user| user.own(path))
     }
 }
 
 /// Makes a folder for nobody but its owner. One that is there is left as it is.
-fn make_private(path: &Path) -> Result<(), EngineError> {
+pub(super) fn make_private(path: &Path) -> Result<(), EngineError> {
     let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);

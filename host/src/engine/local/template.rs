@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::programs::Programs;
-use super::server_user::ServerUser;
-use super::state_dir::{StateDir, open_lock, private};
+use super::server_user::{ServerUser, take_back};
+use super::state_dir::{StateDir, make_private, open_lock, private};
 use super::{LocalEngine, blocking, failed, server};
 use crate::engine::EngineError;
 use crate::instance::{Password, Progress, ProgressSink};
@@ -141,7 +141,7 @@ async fn make(state: &StateDir, programs: &Programs) -> Result<Template, EngineE
         build: programs.build.clone(),
         password: password.clone(),
     };
-    finish(&unfinished.0, &folder, &description)?;
+    finish(state, &unfinished.0, &folder, &description)?;
     tracing::info!(%programs, "initialised a data directory to copy instances from");
     let password = Password::new(password).map_err(|error| EngineError::Request {
         verb: "making a template",
@@ -170,13 +170,12 @@ async fn initialise(state: &StateDir, programs: &Programs, data: &Path, password
         .open(&password_file)
         .and_then(|mut file| writeln!(file, "{password}"))
         .map_err(failed(initialising, &password_file))?;
-    if let Some(user) = user {
-        user.own(&password_file)?;
-    }
+    state.give_to_server(&password_file)?;
     let mut said = String::new();
     for locale in LOCALES {
         remove_if_there(data);
-        state.make_servers_folder(data)?;
+        make_private(data)?;
+        state.give_to_server(data)?;
         let output = server::command(&initdb, user)
             .arg("--pgdata")
             .arg(data)
@@ -210,9 +209,14 @@ async fn initialise(state: &StateDir, programs: &Programs, data: &Path, password
 }
 
 /// Puts the template where it is found, whole or not at all.
-fn finish(unfinished: &Path, folder: &Path, description: &Description) -> Result<(), EngineError> {
+fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Description) -> Result<(), EngineError> {
     let finishing = "making a template";
-    let settings = unfinished.join("data").join("postgresql.conf");
+    let data = unfinished.join("data");
+    if state.server_user.is_some() {
+        // Other servers of that user could have their own way with what later instances start from.
+        take_back(&data)?;
+    }
+    let settings = data.join("postgresql.conf");
     OpenOptions::new()
         .append(true)
         .open(&settings)
@@ -228,7 +232,8 @@ fn finish(unfinished: &Path, folder: &Path, description: &Description) -> Result
     fs::rename(unfinished, folder).map_err(failed(finishing, folder))
 }
 
-/// Copies a template's data directory; file systems that can share what is the same in both.
+/// Copies a template's data directory; file systems that can share what is the same in both. The folder itself is still to
+/// be given to the server: until then nobody else can reach what is in it.
 ///
 /// # Errors
 /// If it can't be copied, or has been replaced meanwhile.
@@ -238,6 +243,7 @@ pub(super) fn copy(state: &StateDir, programs: &Programs, template: &Template, t
         .map_err(failed("waiting for a template", &template.folder))?;
     let from = template.folder.join("data");
     let mut files = Vec::new();
+    make_private(to)?;
     collect(state, &from, to, &mut files)?;
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
@@ -261,15 +267,21 @@ pub(super) fn copy(state: &StateDir, programs: &Programs, template: &Template, t
 
 /// Makes every folder, and tells every file that is to be copied.
 fn collect(state: &StateDir, from: &Path, to: &Path, files: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), EngineError> {
-    state.make_servers_folder(to)?;
     let copying = "copying a template";
     for entry in fs::read_dir(from).map_err(failed(copying, from))? {
         let entry = entry.map_err(failed(copying, from))?;
         let (from, to) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type().map_err(failed(copying, &from))?.is_dir() {
+        let kind = entry.file_type().map_err(failed(copying, &from))?;
+        if kind.is_dir() {
+            make_private(&to)?;
+            state.give_to_server(&to)?;
             collect(state, &from, &to, files)?;
-        } else {
+        } else if kind.is_file() {
             files.push((from, to));
+        } else {
+            return Err(failed(copying, &from)(io::Error::other(
+                "is neither a file nor a folder",
+            )));
         }
     }
     Ok(())
