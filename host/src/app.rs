@@ -95,6 +95,12 @@ impl App {
                     ports: self.config.instance.ports,
                     ready_timeout: self.config.instance.ready_timeout,
                 };
+                let engine = Arc::clone(&self.engine);
+                self.tracker.spawn(async move {
+                    if let Err(error) = engine.recover().await {
+                        tracing::warn!(%error, "what killed processes have left stays for now");
+                    }
+                });
                 Ok(InstanceManager::new(
                     Arc::clone(&self.engine),
                     policy,

@@ -64,6 +64,11 @@ impl AutoEngine {
 
 #[async_trait]
 impl Engine for AutoEngine {
+    async fn recover(&self) -> Result<(), EngineError> {
+        self.local.recover().await?;
+        self.docker.recover().await
+    }
+
     async fn default_image(&self, configured: &Image) -> Image {
         match self.chosen().await {
             Ok(engine) => engine.default_image(configured).await,
@@ -148,7 +153,7 @@ impl Engine for AutoEngine {
         };
         // What isn't needed may be missing.
         if works(&docker) {
-            local.clear();
+            local = self.local.installed().await.into_iter().collect();
         } else if works(&local) {
             for line in &mut docker {
                 line.verdict = line.verdict.min(Verdict::Warning);

@@ -158,6 +158,11 @@ impl DockerEngine {
 
 #[async_trait]
 impl Engine for DockerEngine {
+    // Which containers nobody has been told of can't be seen from them.
+    async fn recover(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     async fn default_image(&self, configured: &Image) -> Image {
         configured.clone()
     }
@@ -180,7 +185,6 @@ impl Engine for DockerEngine {
         })
     }
 
-    // Which of them its creator has told somebody of can't be seen from a container.
     async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
         Ok(())
     }

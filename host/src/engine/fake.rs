@@ -70,6 +70,10 @@ impl FakeEngine {
 
 #[async_trait]
 impl Engine for FakeEngine {
+    async fn recover(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     async fn default_image(&self, configured: &Image) -> Image {
         self.default_image.clone().unwrap_or_else(|| configured.clone())
     }

@@ -104,6 +104,11 @@ impl LocalEngine {
         self.0.programs.all().await.map(drop)
     }
 
+    /// What `doctor` shows where this engine isn't needed: the versions that there are, if there are any.
+    pub(super) async fn installed(&self) -> Option<Diagnosis> {
+        diagnose::installed(self).await
+    }
+
     /// Whether there is an instance of this engine with this id, kept or not.
     pub(super) async fn has(&self, id: InstanceId) -> Result<bool, EngineError> {
         self.with_state(move |state| state.is_some_and(|state| state.instance(id).is_there()))
@@ -163,6 +168,10 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineEr
 
 #[async_trait]
 impl Engine for LocalEngine {
+    async fn recover(&self) -> Result<(), EngineError> {
+        self.sweep().await
+    }
+
     async fn default_image(&self, configured: &Image) -> Image {
         let Ok(programs) = self.0.programs.all().await else {
             return configured.clone();

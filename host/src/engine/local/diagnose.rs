@@ -1,5 +1,6 @@
 //! What `doctor` shows of the local engine.
 
+use super::programs::Programs;
 use super::server_user::ServerUser;
 use super::state_dir::StateDir;
 use super::{LocalEngine, blocking, limits};
@@ -28,11 +29,20 @@ fn bad(subject: &'static str, error: EngineError) -> Diagnosis {
     line(subject, Verdict::Bad, detail, advice)
 }
 
+pub(super) async fn installed(engine: &LocalEngine) -> Option<Diagnosis> {
+    let all = engine.0.programs.all().await.ok()?;
+    Some(line("PostgreSQL", Verdict::Good, listed(&all), ""))
+}
+
+fn listed(all: &[Programs]) -> String {
+    all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
 async fn programs(engine: &LocalEngine, image: &Image) -> Diagnosis {
     let subject = "PostgreSQL";
     match engine.0.programs.all().await {
         Ok(all) => {
-            let detail = all.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+            let detail = listed(&all);
             if all.iter().any(|programs| programs.version.is(image.version())) {
                 return line(subject, Verdict::Good, detail, "");
             }
@@ -50,10 +60,15 @@ async fn state(engine: &LocalEngine) -> Diagnosis {
     let subject = "state directory";
     let settings = engine.0.settings.clone();
     let looked = blocking(move || {
-        let state = StateDir::open(&settings)?;
         let whose = match ServerUser::find(settings.user.as_deref())? {
             Some(user) => format!(", servers run as {}", user.name),
             None => String::new(),
+        };
+        let Some(state) = StateDir::find(&settings)? else {
+            let place = settings
+                .state_dir
+                .map_or_else(String::new, |place| place.display().to_string());
+            return Ok(format!("{place}, not there yet{whose}"));
         };
         let count = state.instances()?.len();
         Ok(format!("{}, instances: {count}{whose}", state.path().display()))

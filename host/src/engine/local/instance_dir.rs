@@ -152,6 +152,10 @@ impl InstanceDir {
     /// Reads the instance back; `None` if there is none.
     pub(super) fn read(&self) -> Result<Option<Found>, EngineError> {
         let path = self.state();
+        if !self.kept().exists() && self.try_lock()?.is_some() {
+            // The rest of a create that was killed.
+            return Ok(None);
+        }
         let file = match File::open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
