@@ -153,6 +153,7 @@ fn engine(config: &Config, environment: &Environment, tracker: &TaskTracker) -> 
             host: config.docker.host.clone(),
             publish_address: config.docker.publish_address,
             pull_timeout: config.docker.pull_timeout,
+            ready_timeout: config.instance.ready_timeout,
             ..DockerSettings::default()
         };
         DockerEngine::new(settings, tracker.clone())

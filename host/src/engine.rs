@@ -5,6 +5,7 @@ pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod local;
+mod provision;
 
 use std::fmt;
 use std::time::Duration;

@@ -34,6 +34,7 @@
 //! | `engine/auto.rs` | which of the two engines is taken | how either works |
 //! | `engine/docker.rs`, `engine/docker/*.rs` | PostgreSQL in containers | policies, tools |
 //! | `engine/local.rs`, `engine/local/*.rs` | PostgreSQL as processes of this machine | Docker, policies, tools |
+//! | `engine/provision.rs` | a copied data directory's names and password, over SQL | containers, processes |
 //! | `engine/fake.rs` | an engine that only records, for unit tests | |
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |

@@ -9,6 +9,7 @@
 //! | `dev-postgres-mcp.port` | the published port | |
 //! | `dev-postgres-mcp.created-at` | RFC 3339, UTC, to the second | |
 //! | `dev-postgres-mcp.network` | of a network: its name | makes it ours |
+//! | `dev-postgres-mcp.template` | of an image: which template it is | makes it ours |
 //!
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 
@@ -22,9 +23,12 @@ mod endpoint;
 mod image;
 mod network;
 mod remove;
+mod template;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -44,6 +48,7 @@ mod label {
     pub(super) const USERNAME: &str = "dev-postgres-mcp.username";
     pub(super) const PORT: &str = "dev-postgres-mcp.port";
     pub(super) const CREATED_AT: &str = "dev-postgres-mcp.created-at";
+    pub(super) const TEMPLATE: &str = "dev-postgres-mcp.template";
     pub(super) const NETWORK: &str = "dev-postgres-mcp.network";
 }
 
@@ -64,6 +69,8 @@ pub struct DockerSettings {
     pub request_timeout: Duration,
     /// How long pulling an image may take.
     pub pull_timeout: Duration,
+    /// How long a started server may take until it answers.
+    pub ready_timeout: Duration,
 }
 
 impl Default for DockerSettings {
@@ -74,6 +81,7 @@ impl Default for DockerSettings {
             network: "dev-postgres-mcp".into(),
             request_timeout: Duration::from_secs(30),
             pull_timeout: Duration::from_mins(10),
+            ready_timeout: Duration::from_mins(1),
         }
     }
 }
@@ -84,6 +92,8 @@ pub struct DockerEngine {
     settings: DockerSettings,
     client: Client,
     tracker: TaskTracker,
+    /// Templates that could not be made: their images' own way is taken.
+    hopeless: Arc<Mutex<HashSet<String>>>,
 }
 
 impl fmt::Debug for DockerEngine {
@@ -103,6 +113,7 @@ impl DockerEngine {
             client: Client::new(settings.host.clone(), settings.request_timeout),
             settings,
             tracker,
+            hopeless: Arc::default(),
         }
     }
 
@@ -168,7 +179,8 @@ impl Engine for DockerEngine {
     }
 
     async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
-        image::prepare(&self.client, image, self.settings.pull_timeout, progress).await
+        let facts = image::prepare(&self.client, image, self.settings.pull_timeout, progress).await?;
+        template::prepare(self, image, facts, progress).await
     }
 
     async fn create(

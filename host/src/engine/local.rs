@@ -19,7 +19,6 @@ mod diagnose;
 mod instance_dir;
 mod limits;
 mod programs;
-mod provision;
 mod remove;
 mod server;
 mod server_user;

@@ -14,7 +14,8 @@ use bollard::query_parameters::ListContainersOptionsBuilder;
 use super::client::{CallError, Client};
 use super::{bootstrap, label};
 use crate::engine::NOT_DURABLE;
-use crate::instance::{EngineKind, Instance, InstanceId, InstanceSpec, Password, Port, Status};
+use crate::engine::provision::SUPERUSER;
+use crate::instance::{EngineKind, Image, Instance, InstanceId, InstanceSpec, Password, Port, Status};
 
 /// How many processes and threads an instance may have: PostgreSQL's 100 connections and its background workers, and
 /// as many again.
@@ -30,6 +31,10 @@ const COVER_BYTES: i64 = 64 << 10;
 /// The data directory: in the container's own layer, which dies with it whoever removes it, so outside of every volume
 /// that an image might declare.
 const DATA_DIRECTORY: &str = "/dev-postgres-mcp/data";
+/// Whom the server runs as in images that are like the official one.
+const SERVER_USER: &str = "postgres";
+/// The variable that an image's `initdb` takes arguments from.
+const INITDB_ARGUMENTS: &str = "POSTGRES_INITDB_ARGS";
 /// PostgreSQL's port inside.
 const CONTAINER_PORT: &str = "5432/tcp";
 /// The variable that keeps the password for whoever may inspect the container. `POSTGRES_PASSWORD` is a verifier.
@@ -45,6 +50,12 @@ pub(super) fn name(id: InstanceId) -> String {
 /// What an image says of itself that matters here.
 #[derive(Debug, Default)]
 pub(super) struct ImageFacts {
+    /// Its digest.
+    pub(super) id: String,
+    /// What it starts its command with.
+    entrypoint: Vec<String>,
+    /// What its `initdb` is told.
+    initdb_arguments: Option<String>,
     /// The folders that it declares as volumes.
     volumes: Vec<String>,
     /// What it runs.
@@ -56,13 +67,12 @@ pub(super) struct ImageFacts {
 impl From<ImageInspect> for ImageFacts {
     fn from(image: ImageInspect) -> Self {
         let config = image.config.unwrap_or_default();
-        let major = config
-            .env
-            .iter()
-            .flatten()
-            .find_map(|entry| entry.strip_prefix("PG_MAJOR="))
-            .and_then(|major| major.parse().ok());
+        let major = variable(config.env.as_deref(), "PG_MAJOR").and_then(|major| major.parse().ok());
+        let initdb_arguments = variable(config.env.as_deref(), INITDB_ARGUMENTS).map(str::to_owned);
         Self {
+            id: image.id.unwrap_or_default(),
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            initdb_arguments,
             volumes: config.volumes.unwrap_or_default(),
             command: config.cmd.unwrap_or_default(),
             major,
@@ -70,17 +80,72 @@ impl From<ImageInspect> for ImageFacts {
     }
 }
 
-/// What is to be created, all but the name.
+impl ImageFacts {
+    /// Whether it does at its start what the official image does, and so may be started without that.
+    pub(super) fn is_standard(&self) -> bool {
+        let entrypoint = match &self.entrypoint[..] {
+            [only] => only.rsplit('/').next(),
+            _ => None,
+        };
+        entrypoint == Some("docker-entrypoint.sh") && self.runs_postgres()
+    }
+
+    fn runs_postgres(&self) -> bool {
+        self.command.first().is_some_and(|program| program == "postgres")
+    }
+}
+
+/// The value of a variable in the form in which Docker keeps it.
+pub(super) fn variable<'a>(environment: Option<&'a [String]>, name: &str) -> Option<&'a str> {
+    environment
+        .into_iter()
+        .flatten()
+        .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// What a template is made in: the image's own way to an initialised data directory, where nobody can reach it.
+pub(super) fn template_body(image: &Image, facts: &ImageFacts, key: &str, password: &str) -> ContainerCreateBody {
+    let initdb_arguments = facts.initdb_arguments.as_deref().unwrap_or_default();
+    ContainerCreateBody {
+        image: Some(image.to_string()),
+        cmd: Some(facts.command.iter().cloned().chain(arguments(&NOT_DURABLE)).collect()),
+        labels: Some(HashMap::from([(label::TEMPLATE.to_owned(), key.to_owned())])),
+        env: Some(vec![
+            format!("POSTGRES_USER={SUPERUSER}"),
+            format!("POSTGRES_PASSWORD={password}"),
+            format!("POSTGRES_DB={SUPERUSER}"),
+            format!("{INITDB_ARGUMENTS}={initdb_arguments} --no-sync"),
+            format!("PGDATA={DATA_DIRECTORY}"),
+        ]),
+        host_config: Some(HostConfig {
+            network_mode: Some("none".into()),
+            cap_drop: Some(vec!["ALL".into()]),
+            cap_add: Some(CAPABILITIES.map(Into::into).into()),
+            security_opt: Some(vec!["no-new-privileges".into()]),
+            mounts: Some(facts.volumes.iter().map(|volume| cover(volume)).collect()),
+            ..HostConfig::default()
+        }),
+        ..ContainerCreateBody::default()
+    }
+}
+
+/// What is to be created, all but the name. `template` is the image to start from instead of the one asked for.
 pub(super) fn body(
     id: InstanceId,
     spec: &InstanceSpec,
     image: &ImageFacts,
+    template: Option<&str>,
     network: &str,
     published: (IpAddr, Port),
     created_at: SystemTime,
 ) -> ContainerCreateBody {
     let (address, port) = published;
     let memory = i64::from(spec.limits.memory_mib()) << 20;
+    // From a template the server is all that starts, as its own user.
+    let capabilities = match template {
+        Some(_) => Vec::new(),
+        None => CAPABILITIES.map(Into::into).into(),
+    };
     let host_config = HostConfig {
         memory: Some(memory),
         // Memory and swap together: no swap.
@@ -89,7 +154,7 @@ pub(super) fn body(
         pids_limit: Some(PIDS_MAX),
         shm_size: Some(SHM_BYTES),
         cap_drop: Some(vec!["ALL".into()]),
-        cap_add: Some(CAPABILITIES.map(Into::into).into()),
+        cap_add: Some(capabilities),
         security_opt: Some(vec!["no-new-privileges".into()]),
         restart_policy: Some(RestartPolicy {
             name: Some(RestartPolicyNameEnum::NO),
@@ -111,7 +176,10 @@ pub(super) fn body(
         ..HostConfig::default()
     };
     ContainerCreateBody {
-        image: Some(spec.image.to_string()),
+        image: Some(template.map_or_else(|| spec.image.to_string(), str::to_owned)),
+        user: template.map(|_| SERVER_USER.to_owned()),
+        // One empty string is Docker's word for none.
+        entrypoint: template.map(|_| vec![String::new()]),
         cmd: command(spec, image),
         labels: Some(labels(id, spec, port, created_at)),
         env: Some(vec![
@@ -131,13 +199,17 @@ pub(super) fn body(
 /// What the container runs: the image's own command, with the settings that make it fast. `None` leaves it to the image,
 /// as does one that isn't known to take them.
 fn command(spec: &InstanceSpec, image: &ImageFacts) -> Option<Vec<String>> {
-    if spec.durable || image.command.first().is_none_or(|program| program != "postgres") {
+    if !image.runs_postgres() {
         return None;
     }
-    let settings = NOT_DURABLE
+    let settings = if spec.durable { &[][..] } else { &NOT_DURABLE };
+    Some(image.command.iter().cloned().chain(arguments(settings)).collect())
+}
+
+fn arguments(settings: &[(&str, &str)]) -> impl Iterator<Item = String> {
+    settings
         .iter()
-        .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]);
-    Some(image.command.iter().cloned().chain(settings).collect())
+        .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")])
 }
 
 /// A nearly empty file system in the place of a volume: Docker then makes no anonymous volume, which would outlive a
@@ -307,6 +379,7 @@ mod tests {
             InstanceId::random(),
             &spec(version),
             facts,
+            None,
             "net",
             published,
             created_at,

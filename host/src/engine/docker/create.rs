@@ -11,8 +11,10 @@ use tokio::sync::oneshot;
 
 use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
-use super::{DockerEngine, bootstrap, image, network, remove};
+use super::template::{self, Template};
+use super::{DockerEngine, bootstrap, ended, image, network, remove};
 use crate::engine::EngineError;
+use crate::engine::provision::{Copied, provision};
 use crate::instance::{EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
 /// How often the network may be removed by another process between our look at it and the container's start.
@@ -143,36 +145,53 @@ impl Job {
         // Both to the end, even if one fails: a network that is being made is not left alone.
         let (facts, network) = tokio::join!(image::facts(client, &self.spec.image), network::ensure(&self.engine));
         let (facts, mut network) = (facts?, network?);
+        let template = template::find(&self.engine, &facts).await?;
+        let template = template.as_ref();
         for _ in 1..NETWORK_ATTEMPTS {
-            match self.attempt(&facts, &network, address, &host).await {
+            match self.attempt(&facts, template, &network, address, &host).await {
                 Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
                 Err(Setback::Failed(error)) => return Err(error),
                 Ok(found) => return Ok(found),
             }
         }
-        match self.attempt(&facts, &network, address, &host).await {
+        match self.attempt(&facts, template, &network, address, &host).await {
             Err(Setback::NetworkGone(error) | Setback::Failed(error)) => Err(error),
             Ok(found) => Ok(found),
         }
     }
 
-    async fn attempt(&self, facts: &ImageFacts, network: &str, address: IpAddr, host: &str) -> Result<Found, Setback> {
+    async fn attempt(
+        &self,
+        facts: &ImageFacts,
+        template: Option<&Template>,
+        network: &str,
+        address: IpAddr,
+        host: &str,
+    ) -> Result<Found, Setback> {
         self.still_wanted()?;
         self.progress.tell(Progress::Creating);
         let created_at = now_in_seconds();
         let published = (address, self.port);
-        let body = container::body(self.id, &self.spec, facts, network, published, created_at);
+        let image = template.map(|template| template.image.as_str());
+        let body = container::body(self.id, &self.spec, facts, image, network, published, created_at);
         let container_id = self.create_container(body).await?;
         if let Err(error) = self.still_wanted() {
             return Err(self.undone(Trace::Made, error.into()).await);
         }
-        if let Err(error) = self.bootstrap(&container_id).await {
+        if template.is_none()
+            && let Err(error) = self.bootstrap(&container_id).await
+        {
             return Err(self.undone(Trace::Made, Setback::Failed(error.into())).await);
         }
         self.progress.tell(Progress::Starting);
         if let Err(error) = self.start_container(&container_id).await {
             let setback = self.explain_start(error, address);
             return Err(self.undone(Trace::Made, setback).await);
+        }
+        if let Some(template) = template
+            && let Err(error) = self.provision(template, host).await
+        {
+            return Err(self.undone(Trace::Made, Setback::Failed(error)).await);
         }
         let instance = Instance {
             id: self.id,
@@ -242,6 +261,20 @@ impl Job {
                     .await
             })
             .await
+    }
+
+    /// Gives what was started from a template its own names and password.
+    async fn provision(&self, template: &Template, host: &str) -> Result<(), EngineError> {
+        let copied = Copied {
+            host,
+            port: self.port,
+            password: &template.password,
+        };
+        tokio::select! {
+            biased;
+            done = provision(copied, &self.spec, self.engine.settings.ready_timeout) => done,
+            ended = ended::ended(&self.engine, self.id) => Err(ended.map_or_else(|error| error, EngineError::Ended)),
+        }
     }
 
     async fn start_container(&self, container_id: &str) -> Result<(), CallError> {

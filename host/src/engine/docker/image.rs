@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use bollard::models::CreateImageInfo;
+use bollard::models::{CreateImageInfo, ImageInspect};
 use bollard::query_parameters::CreateImageOptionsBuilder;
 use futures_util::StreamExt;
 
@@ -38,24 +38,29 @@ pub(super) async fn facts(client: &Client, image: &Image) -> Result<ImageFacts, 
     }
 }
 
-async fn inspect(client: &Client, image: &Image) -> Result<bollard::models::ImageInspect, CallError> {
-    let reference = image.to_string();
+async fn inspect(client: &Client, image: &Image) -> Result<ImageInspect, CallError> {
+    inspect_reference(client, &image.to_string()).await
+}
+
+/// What Docker knows of an image.
+pub(super) async fn inspect_reference(client: &Client, reference: &str) -> Result<ImageInspect, CallError> {
     client
         .call("inspecting the image", |docker| async move {
-            docker.inspect_image(&reference).await
+            docker.inspect_image(reference).await
         })
         .await
 }
 
-/// Pulls the image if it isn't there. Dropping the returned future closes the connection, which stops the pull.
+/// What the image is; pulls it if it isn't there. Dropping the returned future closes the connection, which stops the pull.
 pub(super) async fn prepare(
     client: &Client,
     image: &Image,
     deadline: Duration,
     progress: &ProgressSink,
-) -> Result<(), EngineError> {
-    if is_here(client, image).await? {
-        return Ok(());
+) -> Result<ImageFacts, EngineError> {
+    match facts(client, image).await {
+        Err(EngineError::NoSuchImage { .. }) => {}
+        known => return known,
     }
     match tokio::time::timeout(deadline, pull(client, image, progress)).await {
         Ok(pulled) => pulled?,
@@ -67,14 +72,13 @@ pub(super) async fn prepare(
         }
     }
     // A stream that was cut short ends like one that is complete.
-    if is_here(client, image).await? {
-        Ok(())
-    } else {
-        Err(EngineError::Pull {
-            image: image.to_string(),
+    facts(client, image).await.map_err(|error| match error {
+        EngineError::NoSuchImage { image, .. } => EngineError::Pull {
+            image,
             reason: "the pull ended without it".into(),
-        })
-    }
+        },
+        error => error,
+    })
 }
 
 async fn pull(client: &Client, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {

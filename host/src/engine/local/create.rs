@@ -13,7 +13,8 @@ use super::instance_dir::{HOST, InstanceDir};
 use super::programs::Programs;
 use super::state_dir::StateDir;
 use super::template::{self, Template};
-use super::{LocalEngine, blocking, failed, limits, provision, remove, server};
+use super::{LocalEngine, blocking, failed, limits, remove, server};
+use crate::engine::provision::{Copied, provision};
 use crate::engine::{Ended, EngineError, NOT_DURABLE};
 use crate::instance::{
     Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
@@ -206,15 +207,13 @@ impl Job {
                 () = sleep(READY_PAUSE) => {}
             }
         }
-        let setting_up = provision::provision(self.port, &template.password, &self.spec);
+        let copied = Copied {
+            host: HOST,
+            port: self.port,
+            password: &template.password,
+        };
         tokio::select! {
-            done = tokio::time::timeout_at(late, setting_up) => match done {
-                Ok(done) => done.map(|()| warnings),
-                Err(_) => Err(EngineError::TimedOut {
-                    verb: "setting up the instance's database and superuser",
-                    after: deadline,
-                }),
-            },
+            done = provision(copied, &self.spec, late.saturating_duration_since(Instant::now())) => done.map(|()| warnings),
             how = server::end(&mut end) => Err(self.ended(folder, how).await),
         }
     }

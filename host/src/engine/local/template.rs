@@ -15,12 +15,11 @@ use super::server_user::{ServerUser, take_back};
 use super::state_dir::{StateDir, make_private, open_lock, private};
 use super::{LocalEngine, blocking, failed, server};
 use crate::engine::EngineError;
+use crate::engine::provision::SUPERUSER;
 use crate::instance::{Password, Progress, ProgressSink};
 
 /// What is done here, by number: a template of another recipe is made anew.
 const RECIPE: u32 = 1;
-/// The superuser that a template has.
-pub(super) const SUPERUSER: &str = "postgres";
 /// How long `initdb` may take: 0.8 s on two cores, and a slow disk.
 const INITDB_TIMEOUT: Duration = Duration::from_mins(2);
 /// The locales to try, the official image's first.

@@ -1,0 +1,290 @@
+//! Images with an initialised data directory in them: made once from each image, in that image's own way, for instances
+//! to start from without doing it again.
+
+use std::sync::PoisonError;
+use std::time::{Duration, SystemTime};
+
+use bollard::models::{ContainerConfig, ContainerInspectResponse};
+use bollard::query_parameters::{
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
+    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
+    StopContainerOptions,
+};
+use futures_util::StreamExt;
+use rand::distr::{Alphanumeric, SampleString};
+use sha2::{Digest, Sha256};
+
+use super::client::CallError;
+use super::container::{self, ImageFacts};
+use super::{DockerEngine, image, label};
+use crate::engine::EngineError;
+use crate::instance::{Image, Password, Progress, ProgressSink};
+
+/// What is done here, by number: another recipe's templates are not used.
+const RECIPE: u32 = 1;
+/// The repository that templates are tagged in.
+const REPOSITORY: &str = "dev-postgres-mcp-template";
+/// What the entrypoint of an image like the official one says when the data directory is complete, and what the server says
+/// then. Before that, the container's first process is a shell, which a signal doesn't stop.
+const COMPLETE: &str = "PostgreSQL init process complete";
+const READY: &str = "database system is ready to accept connections";
+/// How much of a template's log is kept, in bytes.
+const LOG_BYTES_MAX: usize = 64 << 10;
+/// How long making a template may take; one that is older was given up.
+const MAKING_TIMEOUT: Duration = Duration::from_mins(2);
+/// Where an image has scripts of its own, which may go by the names that an instance asks for.
+const SCRIPTS: &str = "/docker-entrypoint-initdb.d";
+
+/// An image to start instances from.
+#[derive(Debug)]
+pub(super) struct Template {
+    /// Its reference.
+    pub(super) image: String,
+    /// The superuser's password in it.
+    pub(super) password: Password,
+}
+
+fn key(facts: &ImageFacts) -> String {
+    let digest = Sha256::digest(format!("{RECIPE} {}", facts.id));
+    let start = digest.first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(start))
+}
+
+/// The template of an image, if there is one.
+pub(super) async fn find(engine: &DockerEngine, facts: &ImageFacts) -> Result<Option<Template>, EngineError> {
+    if !facts.is_standard() {
+        return Ok(None);
+    }
+    let key = key(facts);
+    let reference = format!("{REPOSITORY}:{key}");
+    let config = match image::inspect_reference(&engine.client, &reference).await {
+        Ok(inspected) => inspected.config.unwrap_or_default(),
+        Err(error) if error.status() == Some(404) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    // Anybody may have tagged anything so.
+    let is_ours = config
+        .labels
+        .is_some_and(|labels| labels.get(label::TEMPLATE) == Some(&key));
+    let password = container::variable(config.env.as_deref(), "POSTGRES_PASSWORD").map(Password::new);
+    Ok(password
+        .and_then(Result::ok)
+        .filter(|_| is_ours)
+        .map(|password| Template {
+            image: reference,
+            password,
+        }))
+}
+
+/// Sees to it that the image has a template, if it can have one.
+pub(super) async fn prepare(
+    engine: &DockerEngine,
+    image: &Image,
+    facts: ImageFacts,
+    progress: &ProgressSink,
+) -> Result<(), EngineError> {
+    let key = key(&facts);
+    if !facts.is_standard() || hopeless(engine).contains(&key) || find(engine, &facts).await?.is_some() {
+        return Ok(());
+    }
+    progress.tell(Progress::Initialising {
+        version: image.version().to_owned(),
+    });
+    let (maker, image) = (engine.clone(), image.clone());
+    // To its end, whatever becomes of whoever waits: the next one needs it as well.
+    let making = engine.tracker.spawn(async move {
+        match tokio::time::timeout(MAKING_TIMEOUT, make(&maker, &image, &facts, &key)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(Setback::Busy)) => tracing::debug!(%image, "somebody else is making the template"),
+            Ok(Err(Setback::Failed(reason))) => {
+                tracing::warn!(%image, reason, "no template can be made: instances are initialised one by one");
+                hopeless(&maker).insert(key.clone());
+            }
+            Err(_) => {
+                tracing::warn!(%image, "making a template took too long: instances are initialised one by one");
+                hopeless(&maker).insert(key.clone());
+                remove(&maker, &name(&key)).await;
+            }
+        }
+    });
+    // One that panicked has nothing to tell that the log doesn't have; the image's own way is still there.
+    let _ = making.await;
+    Ok(())
+}
+
+fn hopeless(engine: &DockerEngine) -> std::sync::MutexGuard<'_, std::collections::HashSet<String>> {
+    engine.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Why there is no template yet.
+enum Setback {
+    /// Somebody else makes it.
+    Busy,
+    Failed(String),
+}
+
+impl From<CallError> for Setback {
+    fn from(error: CallError) -> Self {
+        Self::Failed(EngineError::from(error).to_string())
+    }
+}
+
+/// The container's name: Docker lets only one of several makers have it.
+fn name(key: &str) -> String {
+    format!("{REPOSITORY}-{key}")
+}
+
+async fn make(engine: &DockerEngine, image: &Image, facts: &ImageFacts, key: &str) -> Result<(), Setback> {
+    let name = name(key);
+    let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
+    let body = container::template_body(image, facts, key, &password);
+    let options = CreateContainerOptionsBuilder::new().name(&name).build();
+    let created = engine
+        .client
+        .call("creating a template", |docker| async move {
+            docker.create_container(Some(options), body).await
+        })
+        .await;
+    match created {
+        Ok(_) => {}
+        Err(error) if error.status() == Some(409) => {
+            remove_if_stale(engine, &name).await;
+            return Err(Setback::Busy);
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let made = initialise(engine, &name, key).await;
+    remove(engine, &name).await;
+    made
+}
+
+async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), Setback> {
+    if has_scripts(engine, name).await? {
+        return Err(Setback::Failed(format!("it has scripts in {SCRIPTS}")));
+    }
+    engine
+        .client
+        .call("starting a template", |docker| async move {
+            docker.start_container(name, None::<StartContainerOptions>).await
+        })
+        .await?;
+    until_complete(engine, name).await?;
+    engine
+        .client
+        .call("stopping a template", |docker| async move {
+            docker.stop_container(name, None::<StopContainerOptions>).await
+        })
+        .await?;
+    // One that was killed would have every instance begin with recovery.
+    let state = inspect(engine, name).await?.state.unwrap_or_default();
+    if state.exit_code != Some(0) {
+        return Err(Setback::Failed(format!("it exited with code {:?}", state.exit_code)));
+    }
+    let options = CommitContainerOptionsBuilder::new()
+        .container(name)
+        .repo(REPOSITORY)
+        .tag(key)
+        .pause(false)
+        .build();
+    engine
+        .client
+        .call("keeping a template", |docker| async move {
+            docker.commit_container(options, ContainerConfig::default()).await
+        })
+        .await?;
+    tracing::info!(key, "made a template to start instances from");
+    Ok(())
+}
+
+/// Whether the image has scripts for new data directories.
+async fn has_scripts(engine: &DockerEngine, name: &str) -> Result<bool, CallError> {
+    let options = DownloadFromContainerOptionsBuilder::new().path(SCRIPTS).build();
+    let archive = engine
+        .client
+        .call("looking for an image's scripts", |docker| async move {
+            let mut archive = Vec::new();
+            let mut stream = std::pin::pin!(docker.download_from_container(name, Some(options)));
+            while let Some(part) = stream.next().await {
+                archive.extend_from_slice(&part?);
+                if archive.len() > ARCHIVE_BYTES_MAX {
+                    break;
+                }
+            }
+            Ok(archive)
+        })
+        .await;
+    match archive {
+        // The folder itself is the first entry.
+        Ok(archive) => Ok(tar::Archive::new(archive.as_slice())
+            .entries()
+            .map_or(true, |entries| entries.count() > 1)),
+        Err(error) if error.status() == Some(404) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// More than that in the scripts' folder, in bytes, is no empty folder.
+const ARCHIVE_BYTES_MAX: usize = 16 << 10;
+
+/// Reads the container's log until it says that the server runs on a complete data directory.
+async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback> {
+    let connected = engine
+        .client
+        .connected()
+        .map_err(|error| Setback::Failed(error.to_string()))?;
+    let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
+    let mut stream = std::pin::pin!(connected.docker.logs(name, Some(options)));
+    let mut said = Vec::new();
+    while let Some(part) = stream.next().await {
+        let part = part.map_err(|error| {
+            engine
+                .client
+                .explain("reading a template's log", &connected.endpoint, error)
+        })?;
+        said.extend_from_slice(part.as_ref());
+        let text = String::from_utf8_lossy(&said);
+        if text.split_once(COMPLETE).is_some_and(|(_, then)| then.contains(READY)) {
+            return Ok(());
+        }
+        if said.len() > LOG_BYTES_MAX {
+            return Err(Setback::Failed(
+                "it says more than an image like the official one".into(),
+            ));
+        }
+    }
+    let last_lines = crate::engine::last_lines(&said).join("\n");
+    Err(Setback::Failed(format!("it ended; its log ends with:\n{last_lines}")))
+}
+
+/// Removes a template's container whose maker was killed.
+async fn remove_if_stale(engine: &DockerEngine, name: &str) {
+    let created = inspect(engine, name).await.ok().and_then(|container| container.created);
+    let age = created
+        .and_then(|created| humantime::parse_rfc3339(&created).ok())
+        .and_then(|created| SystemTime::now().duration_since(created).ok());
+    if age.is_some_and(|age| age > MAKING_TIMEOUT) {
+        remove(engine, name).await;
+    }
+}
+
+async fn inspect(engine: &DockerEngine, name: &str) -> Result<ContainerInspectResponse, CallError> {
+    engine
+        .client
+        .call("inspecting a template", |docker| async move {
+            docker.inspect_container(name, None::<InspectContainerOptions>).await
+        })
+        .await
+}
+
+async fn remove(engine: &DockerEngine, name: &str) {
+    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+    let removed = engine
+        .client
+        .call("removing a template's container", |docker| async move {
+            docker.remove_container(name, Some(options)).await
+        })
+        .await;
+    if let Err(error) = removed {
+        tracing::debug!(name, error = %EngineError::from(error), "a template's container stays for now");
+    }
+}
