@@ -5,6 +5,8 @@ mod cli_surface;
 #[cfg(unix)]
 mod docker_engine;
 mod docker_faults;
+#[cfg(unix)]
+mod docker_templates;
 mod map;
 mod mcp_stdio;
 mod readme;

@@ -1,0 +1,356 @@
+//! Instances that start from a template of their image, on the real daemon: they are what the image itself would have
+//! made, and images that can't be templates still work.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+use std::time::Duration;
+
+use dev_postgres_mcp::engine::Engine;
+use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
+use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink};
+use dev_postgres_mcp_tests::database::connect_when_ready;
+use dev_postgres_mcp_tests::docker_cli::{docker, try_docker};
+use dev_postgres_mcp_tests::specs::spec;
+use rand::RngExt;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+use tokio_postgres::Client;
+use tokio_util::task::TaskTracker;
+
+/// How long a server that was started by hand may take.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+fn engine() -> DockerEngine {
+    DockerEngine::new(DockerSettings::default(), TaskTracker::new())
+}
+
+/// A port beyond the range that instances have by default and below those that the system gives to clients.
+fn any_port() -> Port {
+    Port::try_from(rand::rng().random_range(25_433..32_768)).expect("a port")
+}
+
+async fn create(engine: &DockerEngine, wanted: &InstanceSpec) -> Found {
+    engine
+        .prepare(&wanted.image, &ProgressSink::none())
+        .await
+        .expect("the image can be used");
+    let created = engine
+        .create(InstanceId::random(), wanted, any_port(), &ProgressSink::none())
+        .await;
+    created.expect("an instance").found
+}
+
+/// An image of this test's own, built on `postgres:17` and removed at the end, its template included.
+struct OwnImage {
+    image: Image,
+}
+
+impl OwnImage {
+    async fn build(lines: &str) -> Self {
+        let repository = format!("dev-postgres-mcp-test-{}", InstanceId::random());
+        let reference = format!("{repository}:17");
+        let mut build = Command::new("docker")
+            .args(["build", "--quiet", "--force-rm", "--tag", &reference, "-"])
+            // The builder that every engine has by itself.
+            .env("DOCKER_BUILDKIT", "0")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("docker can be run");
+        let text = format!("FROM postgres:17\nLABEL test={repository}\n{lines}\n");
+        let mut input = build.stdin.take().expect("piped");
+        input.write_all(text.as_bytes()).await.expect("docker reads");
+        drop(input);
+        assert!(build.wait().await.expect("it ends").success(), "the image is built");
+        Self {
+            image: Image::new(&repository, "17").expect("an image"),
+        }
+    }
+
+    fn spec(&self) -> InstanceSpec {
+        InstanceSpec {
+            image: self.image.clone(),
+            ..spec("app", "me", "secret")
+        }
+    }
+
+    /// The templates that were made of it.
+    async fn templates(&self) -> Vec<String> {
+        let label = format!("label=test={}", self.image.repository());
+        let listed = docker(&["images", "--filter", &label, "--format", "{{.Repository}}:{{.Tag}}"]).await;
+        let templates = listed
+            .lines()
+            .filter(|name| name.starts_with("dev-postgres-mcp-template:"));
+        templates.map(str::to_owned).collect()
+    }
+
+    async fn remove(self) {
+        for template in self.templates().await {
+            docker(&["rmi", &template]).await;
+        }
+        docker(&["rmi", &self.image.to_string()]).await;
+    }
+}
+
+async fn image_of(found: &Found) -> String {
+    docker(&["inspect", "--format", "{{.Config.Image}}", &found.instance.container_id]).await
+}
+
+async fn drop_instance(engine: &DockerEngine, found: &Found) {
+    assert!(engine.remove(found.instance.id).await.expect("an answer"));
+}
+
+/// What a query says, line by line.
+async fn lines(client: &Client, query: &str) -> Vec<String> {
+    let rows = client.query(query, &[]).await.expect("the query runs");
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// All that a user could tell two servers apart by.
+async fn portrait(client: &Client) -> BTreeMap<&'static str, Vec<String>> {
+    let queries = [
+        (
+            "settings",
+            "SELECT name || ' = ' || coalesce(setting, 'null') FROM pg_settings ORDER BY name",
+        ),
+        (
+            "roles",
+            "SELECT concat_ws(' ', rolname, rolsuper, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication, \
+             rolbypassrls, rolconnlimit, rolvaliduntil, oid) FROM pg_roles ORDER BY rolname",
+        ),
+        (
+            "databases",
+            "SELECT concat_ws(' ', datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype, \
+             datistemplate, datallowconn, datconnlimit, datacl) FROM pg_database ORDER BY datname",
+        ),
+        (
+            "who may connect",
+            "SELECT concat_ws(' ', type, database, user_name, address, netmask, auth_method, options, error) \
+             FROM pg_hba_file_rules ORDER BY line_number",
+        ),
+        (
+            "extensions",
+            "SELECT name || ' ' || default_version FROM pg_available_extensions ORDER BY name",
+        ),
+        (
+            "schemas",
+            "SELECT concat_ws(' ', nspname, pg_get_userbyid(nspowner), nspacl) FROM pg_namespace \
+             WHERE nspname !~ '^pg_(toast_)?temp' ORDER BY nspname",
+        ),
+        (
+            "passwords",
+            "SELECT left(rolpassword, 13) FROM pg_authid WHERE rolpassword IS NOT NULL",
+        ),
+    ];
+    let mut portrait = BTreeMap::new();
+    for (what, query) in queries {
+        portrait.insert(what, lines(client, query).await);
+    }
+    portrait
+}
+
+#[tokio::test]
+async fn an_instance_from_a_template_is_what_the_image_itself_would_make_but_not_durable() {
+    let engine = engine();
+    // The password's verifier differs by its salt only.
+    let wanted = spec("app", "me", "secret");
+    let ours = create(&engine, &wanted).await;
+    assert!(
+        image_of(&ours).await.starts_with("dev-postgres-mcp-template:"),
+        "it starts from a template"
+    );
+    let port = any_port();
+    let published = format!("127.0.0.1:{port}:5432");
+    let theirs = docker(&[
+        "run",
+        "--detach",
+        "--rm",
+        "--publish",
+        &published,
+        "--shm-size",
+        "128m",
+        "--memory",
+        "512m",
+        "--env",
+        "POSTGRES_USER=me",
+        "--env",
+        "POSTGRES_DB=app",
+        "--env",
+        "POSTGRES_PASSWORD=secret",
+        "--env",
+        "PGDATA=/dev-postgres-mcp/data",
+        "postgres:17",
+    ])
+    .await;
+    let mut by_hand = ours.clone();
+    by_hand.instance.port = port;
+    let their_client = tokio::time::timeout(PATIENCE, connect_when_ready(&by_hand))
+        .await
+        .expect("it answers");
+    let (ours_is, theirs_is) = (
+        portrait(&connect_when_ready(&ours).await).await,
+        portrait(&their_client).await,
+    );
+    docker(&["rm", "--force", "--volumes", &theirs]).await;
+    drop_instance(&engine, &ours).await;
+
+    for (what, is) in &ours_is {
+        let (ours, theirs): (Vec<_>, Vec<_>) = (
+            is.iter().filter(|line| !theirs_is[what].contains(line)).collect(),
+            theirs_is[what].iter().filter(|line| !is.contains(line)).collect(),
+        );
+        if *what == "settings" {
+            assert_eq!(
+                ours,
+                ["fsync = off", "full_page_writes = off"],
+                "what differs is documented"
+            );
+            assert_eq!(theirs, ["fsync = on", "full_page_writes = on"]);
+        } else {
+            assert_eq!(ours, theirs, "{what} differ");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_durable_instance_has_the_settings_of_the_image() {
+    let engine = engine();
+    let wanted = InstanceSpec {
+        durable: true,
+        ..spec("app", "me", "secret")
+    };
+    let found = create(&engine, &wanted).await;
+    let client = connect_when_ready(&found).await;
+    for setting in ["fsync", "full_page_writes", "synchronous_commit"] {
+        assert_eq!(lines(&client, &format!("SHOW {setting}")).await, ["on"], "{setting}");
+    }
+    drop_instance(&engine, &found).await;
+}
+
+#[tokio::test]
+async fn the_first_instance_of_an_image_makes_its_template_and_the_next_one_uses_it() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    let told = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = {
+        let told = std::sync::Arc::clone(&told);
+        ProgressSink::new(move |step| told.lock().expect("no panic").push(step))
+    };
+    engine.prepare(&own.image, &sink).await.expect("prepared");
+    assert!(
+        matches!(told.lock().expect("no panic")[..], [Progress::Initialising { .. }]),
+        "whoever waits is told why"
+    );
+    let templates = own.templates().await;
+    assert_eq!(templates.len(), 1, "{templates:?}");
+    engine.prepare(&own.image, &sink).await.expect("prepared");
+    assert_eq!(told.lock().expect("no panic").len(), 1, "it is made once");
+    // Another process finds it.
+    let other = self::engine();
+    let found = create(&other, &own.spec()).await;
+    assert_eq!(image_of(&found).await, templates[0]);
+    connect_when_ready(&found).await;
+    let environment = docker(&["exec", &found.instance.container_id, "env"]).await;
+    let secret = docker(&["inspect", "--format", "{{json .Config.Env}}", &templates[0]]).await;
+    let secret: Vec<String> = serde_json::from_str(&secret).expect("JSON");
+    let secret = secret
+        .iter()
+        .find(|entry| entry.starts_with("POSTGRES_PASSWORD="))
+        .expect("its password");
+    assert!(
+        !environment.contains(secret.as_str()),
+        "an instance doesn't know the template's password"
+    );
+    drop_instance(&other, &found).await;
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn two_processes_that_need_a_template_at_once_make_it_once_and_leave_no_container() {
+    let own = OwnImage::build("").await;
+    let (one, other) = (engine(), engine());
+    let (wanted, same) = (own.spec(), own.spec());
+    let (first, second) = tokio::join!(create(&one, &wanted), create(&other, &same));
+    connect_when_ready(&first).await;
+    connect_when_ready(&second).await;
+    drop_instance(&one, &first).await;
+    drop_instance(&other, &second).await;
+    let templates = own.templates().await;
+    assert_eq!(templates.len(), 1, "{templates:?}");
+    let label = format!("label=test={}", own.image.repository());
+    assert_eq!(docker(&["ps", "--all", "--quiet", "--filter", &label]).await, "");
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn an_image_with_scripts_of_its_own_is_started_by_its_own_entrypoint() {
+    let own =
+        OwnImage::build("RUN echo 'CREATE TABLE made_by_script ();' >/docker-entrypoint-initdb.d/table.sql").await;
+    let engine = engine();
+    let found = create(&engine, &own.spec()).await;
+    assert_eq!(image_of(&found).await, own.image.to_string());
+    let client = connect_when_ready(&found).await;
+    let tables = lines(
+        &client,
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'",
+    )
+    .await;
+    assert_eq!(tables, ["made_by_script"]);
+    drop_instance(&engine, &found).await;
+    assert_eq!(own.templates().await, Vec::<String>::new());
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn an_image_with_another_entrypoint_keeps_it() {
+    let own = OwnImage::build("ENTRYPOINT [\"sh\", \"-c\", \"exec docker-entrypoint.sh postgres\"]").await;
+    let engine = engine();
+    let found = create(&engine, &own.spec()).await;
+    assert_eq!(image_of(&found).await, own.image.to_string());
+    connect_when_ready(&found).await;
+    drop_instance(&engine, &found).await;
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn an_image_whose_initialisation_fails_leaves_no_template_and_no_container() {
+    let own = OwnImage::build("ENV POSTGRES_INITDB_ARGS=--nonsense").await;
+    let engine = engine();
+    engine
+        .prepare(&own.image, &ProgressSink::none())
+        .await
+        .expect("its own way may still do");
+    assert_eq!(own.templates().await, Vec::<String>::new());
+    let label = format!("label=test={}", own.image.repository());
+    assert_eq!(docker(&["ps", "--all", "--quiet", "--filter", &label]).await, "");
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn a_foreign_image_under_a_templates_name_is_not_used() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    engine
+        .prepare(&own.image, &ProgressSink::none())
+        .await
+        .expect("prepared");
+    let [template] = &own.templates().await[..] else {
+        panic!("one template");
+    };
+    docker(&["rmi", template]).await;
+    docker(&["tag", "postgres:17", template]).await;
+    let found = engine
+        .create(InstanceId::random(), &own.spec(), any_port(), &ProgressSink::none())
+        .await
+        .expect("an instance")
+        .found;
+    assert_eq!(image_of(&found).await, own.image.to_string());
+    connect_when_ready(&found).await;
+    drop_instance(&engine, &found).await;
+    assert!(
+        try_docker(&["rmi", template]).await.is_ok(),
+        "the foreign tag is still there"
+    );
+    own.remove().await;
+}
