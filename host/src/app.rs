@@ -17,6 +17,7 @@ use crate::failure::{Failure, FailureCode};
 use crate::instance::EngineKind;
 use crate::manager::{InstanceManager, Settings};
 use crate::plugins::bundle::Bundle;
+use crate::plugins::cache::Cache;
 use crate::plugins::policy::ComponentPolicy;
 use crate::plugins::tools::Toolbox;
 use crate::plugins::{PluginError, Runtime, Source};
@@ -135,7 +136,7 @@ impl App {
             Failure::new(FailureCode::Internal, message, "")
         };
         self.runtime
-            .get_or_try_init(async || Runtime::new().map_err(failure))
+            .get_or_try_init(async || Runtime::new(Cache::new(self.config.cache_dir.clone())).map_err(failure))
             .await
     }
 

@@ -53,6 +53,8 @@ pub struct Config {
     pub policy: Component,
     /// `[[bundle]]`: the built-in ones first, then the added ones in the file's order; no two have the same name.
     pub bundles: Vec<Bundle>,
+    /// Where compiled components are kept; `None` if there is no home to derive it from.
+    pub cache_dir: Option<PathBuf>,
     /// The file that was read; `None` if there is none.
     pub file: Option<PathBuf>,
     /// Every value with where it came from, for people to read.
@@ -238,6 +240,19 @@ pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBu
     };
     let path = xdg.or_else(native)?.join("dev-postgres-mcp").join("config.toml");
     Some((path, false))
+}
+
+/// Where compiled components are kept.
+fn cache_dir(environment: &Environment) -> Option<PathBuf> {
+    let directory = |variable| environment.non_empty(variable).map(PathBuf::from);
+    let xdg = directory("XDG_CACHE_HOME").filter(|path| path.is_absolute());
+    let native = || match std::env::consts::OS {
+        "windows" => directory("LOCALAPPDATA"),
+        "macos" => directory("HOME").map(|home| home.join("Library/Caches")),
+        _ => directory("HOME").map(|home| home.join(".cache")),
+    };
+    xdg.or_else(native)
+        .map(|path| path.join("dev-postgres-mcp").join("components"))
 }
 
 /// Where the local engine keeps its instances unless it is told.

@@ -39,6 +39,7 @@
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
 //! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |
 //! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs` | the MCP server | bollard, wasmtime |
 //! | `mcp/error.rs` | the one mapping from failures to MCP | bollard, wasmtime |

@@ -240,6 +240,7 @@ mod tests {
     };
     use crate::manager::Settings;
     use crate::plugins::bundle::Bundle;
+    use crate::plugins::cache::Cache;
     use crate::plugins::{Runtime, Source};
     use crate::policy::{Action, Policy, Rejection};
 
@@ -268,7 +269,7 @@ mod tests {
     }
 
     async fn built_in_tools() -> Toolbox {
-        let runtime = Runtime::new().expect("this machine runs WebAssembly");
+        let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
         let source = Source {
             name: "postgres-tools".into(),
             bytes: include_bytes!(concat!(env!("OUT_DIR"), "/postgres-tools.wasm"))

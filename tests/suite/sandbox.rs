@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp::plugins::bundle::Bundle;
+use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::policy::ComponentPolicy;
 use dev_postgres_mcp::plugins::{Overrun, PluginError, Runtime, Source};
 use dev_postgres_mcp_tests::guests::{Misdeed, hostile};
@@ -16,7 +17,7 @@ fn source(world: &str, misdeed: Misdeed) -> Source {
 }
 
 async fn load_policy(misdeed: Misdeed) -> PluginError {
-    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     ComponentPolicy::load(&runtime, &source("policy", misdeed))
         .await
         .expect_err("it misbehaves when it is asked to check its settings")
@@ -59,7 +60,7 @@ async fn a_policy_that_recurses_without_end_is_stopped() {
 
 #[tokio::test]
 async fn a_guest_that_spins_keeps_nobody_else_from_running() {
-    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let source = source("tool-bundle", Misdeed::Spin);
     // One thread for both: the timer below fires only if the guest lets go of it.
     let (loaded, waited) = tokio::join!(Bundle::load(&runtime, &source), async {
@@ -83,7 +84,7 @@ async fn a_guest_that_spins_keeps_nobody_else_from_running() {
 
 #[tokio::test]
 async fn a_call_that_nobody_waits_for_any_more_ends_at_once() {
-    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let source = source("tool-bundle", Misdeed::Spin);
     let begun = Instant::now();
     let loading = tokio::time::timeout(Duration::from_millis(50), Bundle::load(&runtime, &source));
@@ -93,7 +94,7 @@ async fn a_call_that_nobody_waits_for_any_more_ends_at_once() {
 
 #[tokio::test]
 async fn what_is_no_component_is_refused_with_the_world_that_was_expected() {
-    let runtime = Runtime::new().expect("this machine runs WebAssembly");
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let of_another_world = source("policy", Misdeed::Trap);
     let error = Bundle::load(&runtime, &of_another_world)
         .await

@@ -11,7 +11,7 @@ use super::shown::shown;
 use super::sources::{Given, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
-    Log, LogFormat, default_state_dir,
+    Log, LogFormat, cache_dir, default_state_dir,
 };
 use crate::environment::Environment;
 use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
@@ -70,6 +70,7 @@ impl Sources {
                     instance,
                     policy,
                     bundles,
+                    cache_dir: cache_dir(environment),
                     file,
                     values,
                 })

@@ -1,0 +1,230 @@
+//! Compiled components, kept from one process to the next: compiling one takes a hundred times as long as loading it.
+//!
+//! What is loaded here runs as native code. An entry is loaded only if it lies in a folder that nobody but this process's
+//! user may write to, and is whole: anything else is a miss.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::hash::{Hash, Hasher};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+/// The size of the digest that an entry begins with, in bytes.
+const DIGEST_BYTES: usize = 32;
+/// How old an entry may grow: those of other versions of this program are asked for by nobody.
+const AGE_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// A folder of compiled components; without one everything is compiled.
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    folder: Option<PathBuf>,
+}
+
+impl Cache {
+    /// Keeps compiled components in `folder`, which is made when it is first needed.
+    #[must_use]
+    pub fn new(folder: Option<PathBuf>) -> Self {
+        Self { folder }
+    }
+
+    /// The component, compiled now or before.
+    pub(super) fn component(&self, engine: &Engine, bytes: &[u8]) -> wasmtime::Result<Component> {
+        let Some(folder) = &self.folder else {
+            return Component::from_binary(engine, bytes);
+        };
+        let path = folder.join(name(engine, bytes));
+        if let Some(component) = load(engine, &path) {
+            return Ok(component);
+        }
+        let component = Component::from_binary(engine, bytes)?;
+        let stored = component.serialize().map_err(io::Error::other);
+        if let Err(error) = stored.and_then(|compiled| store(folder, &path, &compiled)) {
+            // The next process compiles it once more, no worse.
+            tracing::debug!(path = %path.display(), %error, "a compiled component could not be kept");
+        }
+        Ok(component)
+    }
+}
+
+/// By the component's content, and by all of the engine that the compiled code depends on.
+fn name(engine: &Engine, bytes: &[u8]) -> String {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    let digest = Sha256::digest(bytes);
+    // Half of it is more than enough: what is in the file is checked on its own.
+    let start = digest.first_chunk().copied().unwrap_or_default();
+    format!("{:032x}-{:016x}.cwasm", u128::from_be_bytes(start), hasher.finish())
+}
+
+fn load(engine: &Engine, path: &Path) -> Option<Component> {
+    let entry = is_private(path.parent()?).then(|| fs::read(path).ok())??;
+    let (digest, compiled) = entry.split_at_checked(DIGEST_BYTES)?;
+    if digest != Sha256::digest(compiled).as_slice() {
+        return None;
+    }
+    // SAFETY: `compiled` must be what `Component::serialize` gave, unchanged. It is whole, as the digest shows; it was
+    // written by `store`, since nobody but our own user may write to its folder, and whoever may act as that user needs
+    // no such way to run code; and its name says that it was compiled for this very engine.
+    #[expect(unsafe_code, reason = "wasmtime has no other way to load compiled code")]
+    let component = unsafe { Component::deserialize(engine, compiled) };
+    component
+        .inspect_err(|error| tracing::debug!(path = %path.display(), %error, "a compiled component does not fit"))
+        .ok()
+}
+
+/// Whole or not at all.
+fn store(folder: &Path, path: &Path, compiled: &[u8]) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)?;
+    remove_old(folder)?;
+    let unfinished = folder.join(format!("{}.new", Uuid::new_v4()));
+    let written = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .open(&unfinished)
+        .and_then(|mut file| {
+            file.write_all(&Sha256::digest(compiled))?;
+            file.write_all(compiled)
+        })
+        .and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        // It may not be there at all.
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
+}
+
+fn remove_old(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let written = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = written
+            .ok()
+            .and_then(|then| SystemTime::now().duration_since(then).ok());
+        if age.is_some_and(|age| age > AGE_MAX) {
+            // Another process may have been faster.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+/// Whether nobody but this process's user may write to it.
+fn is_private(folder: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let own = nix::unistd::geteuid().as_raw();
+        folder
+            .symlink_metadata()
+            .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own && metadata.mode().trailing_zeros() >= 6)
+    }
+    // The user's own folders are nobody else's there.
+    #[cfg(not(unix))]
+    folder.is_dir()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EMPTY: &[u8] = b"(component)";
+
+    fn engine() -> Engine {
+        Engine::default()
+    }
+
+    fn entries(folder: &Path) -> Vec<PathBuf> {
+        let read = fs::read_dir(folder).expect("the folder");
+        read.map(|entry| entry.expect("an entry").path()).collect()
+    }
+
+    fn bytes() -> Vec<u8> {
+        wat::parse_bytes(EMPTY).expect("a component").into_owned()
+    }
+
+    /// A cache with one entry in it.
+    fn filled() -> (tempfile::TempDir, Cache, PathBuf) {
+        let home = tempfile::tempdir().expect("a directory");
+        let folder = home.path().join("components");
+        let cache = Cache::new(Some(folder.clone()));
+        cache.component(&engine(), &bytes()).expect("it compiles");
+        let [entry] = &entries(&folder)[..] else {
+            panic!("one entry");
+        };
+        let entry = entry.clone();
+        (home, cache, entry)
+    }
+
+    #[test]
+    fn what_was_compiled_once_is_loaded_the_next_time() {
+        let (_home, _cache, entry) = filled();
+        assert!(load(&engine(), &entry).is_some());
+    }
+
+    #[test]
+    fn a_damaged_truncated_empty_or_foreign_entry_is_a_miss_and_is_replaced() {
+        let (_home, cache, entry) = filled();
+        let whole = fs::read(&entry).expect("the entry");
+        let mut damaged = whole.clone();
+        *damaged.last_mut().expect("not empty") ^= 1;
+        let mut foreign = Sha256::digest(b"anything").to_vec();
+        foreign.extend_from_slice(b"anything");
+        for wrong in [&damaged[..], &whole[..whole.len() / 2], &whole[..7], b"", &foreign] {
+            fs::write(&entry, wrong).expect("written");
+            assert!(load(&engine(), &entry).is_none(), "{} bytes were loaded", wrong.len());
+            cache.component(&engine(), &bytes()).expect("it is compiled");
+            assert_eq!(fs::read(&entry).expect("the entry"), whole, "it is replaced");
+        }
+    }
+
+    #[test]
+    fn an_entry_for_another_engine_has_another_name() {
+        let mut config = wasmtime::Config::new();
+        config.epoch_interruption(true);
+        let other = Engine::new(&config).expect("an engine");
+        assert_ne!(name(&engine(), EMPTY), name(&other, EMPTY));
+        assert_ne!(name(&engine(), EMPTY), name(&engine(), b"(component (component))"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_folder_that_others_may_write_to_is_not_trusted() {
+        use std::os::unix::fs::PermissionsExt;
+        let (_home, cache, entry) = filled();
+        let folder = entry.parent().expect("a folder");
+        fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("set");
+        assert!(load(&engine(), &entry).is_none());
+        cache.component(&engine(), &bytes()).expect("it is compiled");
+    }
+
+    #[test]
+    fn old_entries_go_when_new_ones_come() {
+        let (_home, _cache, entry) = filled();
+        let old = SystemTime::now() - AGE_MAX - Duration::from_mins(1);
+        let file = OpenOptions::new().write(true).open(&entry).expect("the entry");
+        file.set_modified(old).expect("an old time");
+        drop(file);
+        let folder = entry.parent().expect("a folder");
+        store(folder, &folder.join("new.cwasm"), b"x").expect("stored");
+        assert_eq!(entries(folder), [folder.join("new.cwasm")]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_hinders_nothing() {
+        let home = tempfile::tempdir().expect("a directory");
+        let file = home.path().join("file");
+        fs::write(&file, "").expect("a file");
+        let cache = Cache::new(Some(file.join("components")));
+        cache.component(&engine(), &bytes()).expect("it is compiled");
+        cache.component(&engine(), b"nonsense").expect_err("it is no component");
+    }
+}
