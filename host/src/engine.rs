@@ -165,6 +165,14 @@ pub enum EngineError {
         /// What is there, newest first: "17.6 in /usr/lib/postgresql/17/bin". Never empty.
         found: Vec<String>,
     },
+    /// It is not where can be looked.
+    #[error("there is no instance {id} on this machine itself, and Docker, where it may be, can't be asked: {reason}")]
+    MayBeInDocker {
+        /// What was asked for.
+        id: InstanceId,
+        /// What is wrong with Docker.
+        reason: String,
+    },
     /// Neither engine can be used.
     #[error("there is neither Docker nor PostgreSQL itself: {docker}; {local}")]
     None {

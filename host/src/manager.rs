@@ -127,6 +127,10 @@ impl From<&EngineError> for Failure {
                 FailureCode::Unavailable,
                 "See whether the registry can be reached: `docker pull` with the same image tells more.",
             ),
+            EngineError::MayBeInDocker { .. } => (
+                FailureCode::NotFound,
+                "If it was made in Docker, start Docker and try again; a dropped instance doesn't come back.",
+            ),
             EngineError::NoSuchVersion { .. } => (
                 FailureCode::Unavailable,
                 "Ask for one of these versions or for none, or install the one that you want.",

@@ -43,6 +43,28 @@ impl AutoEngine {
         }
     }
 
+    /// Whether the local engine has this instance. What is wrong with that engine is Docker's users' business only where
+    /// it is asked for.
+    async fn is_local(&self, id: InstanceId) -> bool {
+        self.local.has(id).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "the local engine can't be asked");
+            false
+        })
+    }
+
+    /// # Errors
+    /// If Docker, where an instance may be, doesn't answer.
+    async fn ask_docker(&self, id: InstanceId) -> Result<(), EngineError> {
+        let Err(no_docker) = self.docker.answers().await else {
+            return Ok(());
+        };
+        self.without_docker(&no_docker).await?;
+        Err(EngineError::MayBeInDocker {
+            id,
+            reason: no_docker.to_string(),
+        })
+    }
+
     /// Makes do with the local engine alone.
     ///
     /// # Errors
@@ -65,8 +87,8 @@ impl AutoEngine {
 #[async_trait]
 impl Engine for AutoEngine {
     async fn recover(&self) -> Result<(), EngineError> {
-        self.local.recover().await?;
-        self.docker.recover().await
+        let (local, docker) = tokio::join!(self.local.recover(), self.docker.recover());
+        local.and(docker)
     }
 
     async fn default_image(&self, configured: &Image) -> Image {
@@ -92,7 +114,7 @@ impl Engine for AutoEngine {
     }
 
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
-        if self.local.has(id).await? {
+        if self.is_local(id).await {
             return self.local.keep(id).await;
         }
         self.docker.keep(id).await
@@ -106,38 +128,42 @@ impl Engine for AutoEngine {
             },
             self.local.list()
         );
-        let mut instances = local?;
-        match docker {
-            Ok(in_containers) => instances.extend(in_containers?),
-            Err(_) if !instances.is_empty() => {}
-            Err(no_docker) => self.without_docker(&no_docker).await?,
-        }
+        let mut instances = match (docker, local) {
+            (Ok(in_docker), Ok(local)) => [in_docker?, local].concat(),
+            (Ok(in_docker), Err(error)) => {
+                tracing::warn!(%error, "instances of the local engine, if there are any, are not listed");
+                in_docker?
+            }
+            (Err(no_docker), local) => {
+                let local = local?;
+                if local.is_empty() {
+                    self.without_docker(&no_docker).await?;
+                }
+                local
+            }
+        };
         instances.sort_by_key(|instance| (instance.created_at, instance.id));
         Ok(instances)
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
-        if let Some(found) = self.local.get(id).await? {
-            return Ok(Some(found));
+        if self.is_local(id).await {
+            return self.local.get(id).await;
         }
-        match self.docker.answers().await {
-            Ok(()) => self.docker.get(id).await,
-            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| None),
-        }
+        self.ask_docker(id).await?;
+        self.docker.get(id).await
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
-        if self.local.remove(id).await? {
-            return Ok(true);
+        if self.is_local(id).await {
+            return self.local.remove(id).await;
         }
-        match self.docker.answers().await {
-            Ok(()) => self.docker.remove(id).await,
-            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| false),
-        }
+        self.ask_docker(id).await?;
+        self.docker.remove(id).await
     }
 
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
-        if self.local.has(id).await? {
+        if self.is_local(id).await {
             return self.local.ended(id).await;
         }
         self.docker.ended(id).await

@@ -47,6 +47,9 @@ use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec,
 /// How often it is looked whether a server that another process started still runs: nothing tells.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a list waits for what killed processes have left to be removed.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
+
 /// What the local engine goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalSettings {
@@ -90,7 +93,11 @@ impl LocalEngine {
     #[must_use]
     pub fn new(settings: LocalSettings, tracker: TaskTracker) -> Self {
         Self(Arc::new(Inner {
-            programs: ProgramFinder::new(settings.bin_dirs.clone(), settings.path.as_deref()),
+            programs: ProgramFinder::new(
+                settings.bin_dirs.clone(),
+                settings.path.as_deref(),
+                settings.user.clone(),
+            ),
             settings,
             tracker,
             mine: Mutex::default(),
@@ -132,15 +139,20 @@ impl LocalEngine {
         let debris = self
             .with_state(|state| state.map_or_else(|| Ok(Vec::new()), StateDir::debris))
             .await??;
-        for (folder, lock) in debris {
-            tracing::info!(id = %folder.id(), "removing what a process that was killed has left");
-            let removal = remove::clear(self.clone(), folder, lock);
-            // To its end, whatever becomes of whoever waits.
-            if let Ok(Err(error)) = self.0.tracker.spawn(removal).await {
+        let removals: Vec<_> = debris
+            .into_iter()
+            .map(|(folder, lock)| {
+                tracing::info!(id = %folder.id(), "removing what a process that was killed has left");
+                // To its end, whatever becomes of whoever waits.
+                self.0.tracker.spawn(remove::clear(self.clone(), folder, lock))
+            })
+            .collect();
+        for removal in removals {
+            if let Ok(Err(error)) = removal.await {
                 tracing::warn!(%error, "not everything that a killed process left could be removed");
             }
         }
-        Ok(())
+        template::sweep(self).await
     }
 }
 
@@ -213,7 +225,10 @@ impl Engine for LocalEngine {
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        self.sweep().await?;
+        // What takes longer goes on in the background, and is not listed either way.
+        if let Ok(swept) = tokio::time::timeout(SWEEP_PATIENCE, self.sweep()).await {
+            swept?;
+        }
         let mut found = self
             .with_state(|state| {
                 let folders = state.map_or_else(|| Ok(Vec::new()), StateDir::instances)?;

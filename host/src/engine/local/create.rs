@@ -84,13 +84,13 @@ impl Job {
             return Err(EngineError::PortTaken(self.port));
         }
         let programs = engine.0.programs.find(self.spec.image.version()).await?;
-        let template = template::ensure(engine, &programs, &self.progress).await?;
+        template::ensure(engine, &programs, &self.progress).await?;
         self.still_wanted()?;
         self.progress.tell(Progress::Creating);
         let (state, folder, lock) = self.give_birth().await?;
         engine.mine().unkept.insert(self.id, lock);
         let found = self.found();
-        self.lay_out(&state, &folder, &programs, &template, &found).await?;
+        let template = self.lay_out(&state, &folder, &programs, &found).await?;
         self.still_wanted()?;
         self.progress.tell(Progress::Starting);
         let warnings = self.start(&state, &folder, &programs, &template).await?;
@@ -137,9 +137,10 @@ impl Job {
             tracing::debug!(reason, "no limits can be set");
             vec![format!(
                 "No limits can be set on this machine without Docker: the instance may use more than {} MiB of memory \
-                 and {} CPUs.",
+                 and {} CPU{}.",
                 limits.memory_mib(),
-                f64::from(limits.cpu_millis()) / 1000.0
+                f64::from(limits.cpu_millis()) / 1000.0,
+                if limits.cpu_millis() == 1000 { "" } else { "s" }
             )]
         }))
     }
@@ -160,13 +161,12 @@ impl Job {
         state: &StateDir,
         folder: &InstanceDir,
         programs: &Programs,
-        template: &Template,
         found: &Found,
-    ) -> Result<(), EngineError> {
+    ) -> Result<Template, EngineError> {
         let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
-        let (template, found, durable) = (template.clone(), found.clone(), self.spec.durable);
+        let (found, durable) = (found.clone(), self.spec.durable);
         blocking(move || {
-            template::copy(&state, &programs, &template, &folder.data())?;
+            let template = template::copy(&state, &programs, &folder.data())?;
             let settings = folder.data().join("postgresql.conf");
             OpenOptions::new()
                 .append(true)
@@ -174,7 +174,8 @@ impl Job {
                 .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
                 .map_err(failed("writing the instance's settings", &settings))?;
             state.give_to_server(&folder.data())?;
-            folder.write(&found)
+            folder.write(&found)?;
+            Ok(template)
         })
         .await
     }

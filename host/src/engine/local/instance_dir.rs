@@ -74,7 +74,7 @@ impl InstanceDir {
 
     /// Whether there is an instance in it, kept or not.
     pub(super) fn is_there(&self) -> bool {
-        self.state().exists()
+        self.state().metadata().is_ok_and(|metadata| metadata.len() > 0)
     }
 
     /// Whether there is an instance in it that somebody has been told of.
@@ -118,9 +118,12 @@ impl InstanceDir {
         let writing = "writing down the instance";
         let path = self.state();
         let text = serde_json::to_vec(&state).map_err(|error| failed(writing, &path)(error.into()))?;
+        // Whole or not at all. Where the machine's power fails, it may be empty, and then counts as not there.
+        let unfinished = path.with_extension("new");
         private(OpenOptions::new().create_new(true).write(true))
-            .open(&path)
+            .open(&unfinished)
             .and_then(|mut file| file.write_all(&text))
+            .and_then(|()| fs::rename(&unfinished, &path))
             .map_err(failed(writing, &path))
     }
 
@@ -165,9 +168,10 @@ impl InstanceDir {
         file.take(STATE_BYTES_MAX)
             .read_to_string(&mut text)
             .map_err(failed("reading the instance back", &path))?;
-        let status = match server::find(&self.data())? {
-            Some(_) => Status::Running,
-            None => Status::Stopped,
+        let status = if server::runs(self)? {
+            Status::Running
+        } else {
+            Status::Stopped
         };
         self.parse(&text, status)
             .map(Some)

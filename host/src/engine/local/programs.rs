@@ -5,16 +5,19 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::join_all;
-use tokio::process::Command;
 
+use super::server;
+use super::server_user::ServerUser;
 use crate::engine::EngineError;
 
 /// How long a program may take to say its version.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a program that failed is not asked again, unless it is replaced.
+const FAILURE_REMEMBERED: Duration = Duration::from_mins(1);
 /// The first major version with SCRAM.
 const OLDEST_MAJOR: u32 = 10;
 
@@ -127,15 +130,28 @@ pub(super) struct ProgramFinder {
     bin_dirs: Vec<PathBuf>,
     path: Vec<PathBuf>,
     // A std mutex: held for a few instructions, never across a wait.
-    known: Mutex<HashMap<PathBuf, (Option<SystemTime>, Programs)>>,
+    known: Mutex<HashMap<PathBuf, Known>>,
+    /// The configured user that servers run as.
+    user: Option<String>,
+}
+
+/// What `postgres --version` said in a folder.
+#[derive(Debug, Clone)]
+struct Known {
+    /// When the program was last changed, as of then.
+    changed: Option<SystemTime>,
+    asked_at: Instant,
+    /// `None` if it said nothing that makes sense.
+    programs: Option<Programs>,
 }
 
 impl ProgramFinder {
-    pub(super) fn new(bin_dirs: Vec<PathBuf>, path: Option<&OsStr>) -> Self {
+    pub(super) fn new(bin_dirs: Vec<PathBuf>, path: Option<&OsStr>, user: Option<String>) -> Self {
         Self {
             bin_dirs,
             path: path.into_iter().flat_map(std::env::split_paths).collect(),
             known: Mutex::default(),
+            user,
         }
     }
 
@@ -191,35 +207,56 @@ impl ProgramFinder {
             .iter()
             .map(|folder| program(folder, "pg_config"))
             .find(|file| file.is_file())?;
-        let said = ask(&pg_config, "--bindir").await?;
+        let said = self.ask(&pg_config, "--bindir").await?;
         Some(PathBuf::from(said.trim_end()))
     }
 
     async fn look_at(&self, folder: &Path) -> Option<Programs> {
         let postgres = program(folder, "postgres");
         let changed = postgres.metadata().and_then(|metadata| metadata.modified()).ok();
-        let known = |known: &HashMap<_, (Option<SystemTime>, Programs)>| {
-            known
-                .get(folder)
-                .filter(|(then, _)| *then == changed)
-                .map(|(_, programs)| programs.clone())
-        };
-        if let Some(known) = known(&self.known.lock().unwrap_or_else(PoisonError::into_inner)) {
-            return Some(known);
+        if let Some(known) = self.known().get(folder)
+            && known.changed == changed
+            && (known.programs.is_some() || known.asked_at.elapsed() < FAILURE_REMEMBERED)
+        {
+            return known.programs.clone();
         }
-        let said = ask(&postgres, "--version").await?;
-        let Some(version) = ServerVersion::parse(&said) else {
+        let said = self.ask(&postgres, "--version").await;
+        let version = said.as_deref().and_then(ServerVersion::parse);
+        if version.is_none() {
             tracing::debug!(program = %postgres.display(), said, "says no version that makes sense");
-            return None;
-        };
-        let programs = Programs {
+        }
+        let programs = version.map(|version| Programs {
             bin_dir: folder.to_owned(),
             version,
-            build: said.trim_end().to_owned(),
+            build: said.unwrap_or_default().trim_end().to_owned(),
+        });
+        let known = Known {
+            changed,
+            asked_at: Instant::now(),
+            programs: programs.clone(),
         };
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.insert(folder.to_owned(), (changed, programs.clone()));
-        Some(programs)
+        self.known().insert(folder.to_owned(), known);
+        programs
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a program prints; `None` if it doesn't run, fails, or takes too long. As the servers' user: a folder of programs
+    /// may be anybody's.
+    async fn ask(&self, program: &Path, question: &str) -> Option<String> {
+        let user = ServerUser::find(self.user.as_deref()).ok()?;
+        let answer = server::command(program, user.as_ref())
+            .arg(question)
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?;
+        output
+            .status
+            .success()
+            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     }
 }
 
@@ -259,21 +296,6 @@ fn matching(folder: &Path, start: &str, end: &str) -> Vec<PathBuf> {
         .collect();
     found.sort();
     found
-}
-
-/// What a program prints; `None` if it doesn't run, fails, or takes too long.
-async fn ask(program: &Path, question: &str) -> Option<String> {
-    let answer = Command::new(program)
-        .arg(question)
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .output();
-    let output = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?;
-    output
-        .status
-        .success()
-        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn none() -> EngineError {
@@ -346,6 +368,8 @@ mod tests {
     fn installed(versions: &[(&str, &str)]) -> tempfile::TempDir {
         use std::os::unix::fs::PermissionsExt;
         let root = tempfile::tempdir().expect("a directory");
+        // As root, they are run as another user.
+        std::fs::set_permissions(root.path(), std::fs::Permissions::from_mode(0o755)).expect("passable");
         for (folder, said) in versions {
             let folder = root.path().join(folder);
             std::fs::create_dir_all(&folder).expect("a directory");
@@ -365,7 +389,7 @@ mod tests {
         let folder = |name: &str| root.path().join(name).join("bin");
         std::os::unix::fs::symlink(folder("a"), root.path().join("link")).expect("a link");
         let path = std::env::join_paths([root.path().join("link"), folder("a"), folder("c")]).expect("a path");
-        let finder = ProgramFinder::new(vec![folder("b")], Some(&path));
+        let finder = ProgramFinder::new(vec![folder("b")], Some(&path), None);
         let all = finder.all().await.expect("programs");
         let shown: Vec<String> = all.iter().take(3).map(ToString::to_string).collect();
         let real = |name: &str| {
@@ -398,7 +422,7 @@ mod tests {
     async fn programs_that_are_replaced_are_asked_again_and_broken_ones_are_passed_over() {
         let root = installed(&[("a", "99.1"), ("broken", "nonsense"), ("old", "9.6.24")]);
         let folders = ["a", "broken", "old"].map(|name| root.path().join(name));
-        let finder = ProgramFinder::new(folders.to_vec(), None);
+        let finder = ProgramFinder::new(folders.to_vec(), None, None);
         let mine = |all: Vec<Programs>| -> Vec<String> {
             let here = std::fs::canonicalize(root.path()).expect("a folder");
             let mine = all.into_iter().filter(|programs| programs.bin_dir.starts_with(&here));

@@ -2,8 +2,11 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
+use tokio::process::Command;
 use tokio::time::sleep;
 
 use super::instance_dir::InstanceDir;
@@ -39,36 +42,64 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
     match lock {
         Some(lock) => clear(engine.clone(), folder, lock).await?,
         // Whoever has it locked makes it or removes it, and will find it disowned.
-        None => server::stop(&folder.data()).await?,
+        None => server::stop(&folder).await?,
     }
     Ok(was_there)
 }
 
 /// Stops what runs in a disowned folder and removes it. `lock` is the folder's.
 pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
-    server::stop(&folder.data()).await?;
+    let stopped = server::stop(&folder).await;
+    // The groups hold whatever has slipped away from there.
+    let limited = folder.clone();
+    blocking(move || limits::remove(&limited).map_err(failed("removing its control groups", limited.path()))).await?;
+    stopped?;
     let user = engine
         .with_state(|state| state.and_then(|state| state.server_user.clone()))
         .await?;
     server::release_memory(&folder.data(), user.as_ref()).await;
     engine.mine().ends.remove(&folder.id());
-    let limited = folder.clone();
-    blocking(move || limits::remove(&limited).map_err(failed("removing the control groups of", limited.path())))
-        .await?;
-    let mut attempt = 1;
-    loop {
-        let path = folder.path().to_owned();
-        let removed = blocking(move || Ok(fs::remove_dir_all(path))).await?;
-        match removed {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+    for attempt in 1.. {
+        match remove_tree(folder.path()).await {
             Err(error) if attempt == ATTEMPTS => {
                 return Err(failed("removing the instance's folder", folder.path())(error));
             }
             Err(_) => sleep(PAUSE).await,
             Ok(()) => break,
         }
-        attempt += 1;
     }
     drop(lock);
     Ok(())
+}
+
+/// Removes a folder with all that is in it, if it is there.
+///
+/// Whoever may run SQL as a superuser may have made folders in it, any number deep: the standard library would go down
+/// them on its stack. `rm` doesn't, and follows no links either.
+pub(super) async fn remove_tree(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        let output = Command::new("rm")
+            .args(["-rf", "--"])
+            .arg(path)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .output()
+            .await;
+        match output {
+            Ok(output) if output.status.success() => return Ok(()),
+            Ok(output) => {
+                return Err(io::Error::other(
+                    String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+                ));
+            }
+            // A machine without `rm` has no such users.
+            Err(_) => {}
+        }
+    }
+    let path = path.to_owned();
+    let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(path)).await;
+    match removed.map_err(io::Error::other)? {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

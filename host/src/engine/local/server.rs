@@ -1,15 +1,16 @@
-//! A server's processes: starting them, finding them again, stopping them.
+//! A server's processes: starting them, finding them again, ending them.
 //!
-//! A server is known by its command line, which names its data directory, and so the instance's id. A pid alone proves
-//! nothing: it may be stale, or another process's by now.
+//! A server is known by its command line, which names its data directory, and so the instance's id, and by its user. A
+//! pid alone proves nothing: it may be stale, or another process's by now, or forged by whoever may run SQL there.
 
+use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, Signal, System, UpdateKind};
+use sysinfo::{Pid, Process, ProcessRefreshKind, ProcessesToUpdate, Signal, System, UpdateKind};
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
@@ -23,10 +24,15 @@ use crate::engine::EngineError;
 
 /// The longest pid file that is read, in bytes: PostgreSQL's have 200.
 const PID_FILE_BYTES_MAX: u64 = 4 << 10;
-/// How long a server may take to end after each signal.
-const END_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often it is looked whether it has: nothing tells of another process's child.
+/// How long a server may take to end when it is told to end its sessions, not to wait for anything, and by force.
+const FAST: Duration = Duration::from_secs(5);
+const IMMEDIATE: Duration = Duration::from_secs(2);
+const FORCED: Duration = Duration::from_secs(3);
+/// How often it is looked whether a process has ended, and whether any is left: nothing tells of another process's child.
 const END_PAUSE: Duration = Duration::from_millis(3);
+const FORCED_PAUSE: Duration = Duration::from_millis(20);
+/// The variable by which programs that SQL starts are known, as long as they leave it in place.
+const MARK: &str = "DEV_POSTGRES_MCP_INSTANCE";
 /// What servers get of this process's environment: what it takes to run. The rest may hold secrets, and anybody who may
 /// run SQL as a superuser could read it.
 const ENVIRONMENT: [&str; 6] = [
@@ -38,7 +44,7 @@ const ENVIRONMENT: [&str; 6] = [
     "TEMP",
 ];
 
-/// A command of PostgreSQL's, as the server's user and with nothing of ours.
+/// A command as the server's user and with nothing of ours.
 pub(super) fn command(program: &Path, user: Option<&ServerUser>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().stdin(Stdio::null()).current_dir(root());
@@ -74,6 +80,7 @@ pub(super) fn start(
     command(&program, user)
         .arg("-D")
         .arg(folder.data())
+        .env(MARK, folder.id().to_string())
         .stdout(out)
         .stderr(err)
         .spawn()
@@ -86,57 +93,82 @@ pub(super) async fn end(told: &mut watch::Receiver<Option<String>>) -> String {
     how.ok().and_then(|how| how.clone()).unwrap_or_else(|| "ended".into())
 }
 
-/// The process of the server that runs on a data directory, as its pid file tells; `None` if it doesn't run.
-pub(super) fn find(data: &Path) -> Result<Option<Pid>, EngineError> {
-    // It is only where to look.
-    let pid = pid_file(data).and_then(|text| text.lines().next()?.trim().parse().ok());
-    let Some(pid) = pid.map(Pid::from_u32) else {
-        return Ok(None);
-    };
-    let system = look(ProcessesToUpdate::Some(&[pid]))?;
-    Ok(is_server(&system, pid, data).then_some(pid))
-}
-
-/// As [`find`], but looking at every process: one that has just started has no pid file yet.
-fn search(data: &Path) -> Result<Option<Pid>, EngineError> {
-    if let Some(pid) = find(data)? {
-        return Ok(Some(pid));
+/// Whether an instance's server runs.
+pub(super) fn runs(folder: &InstanceDir) -> Result<bool, EngineError> {
+    let data = folder.data();
+    // It is only where to look first.
+    let pid = pid_file(&data).and_then(|text| text.lines().next()?.trim().parse().ok());
+    let is_server = |system: &System, pid| system.process(pid).is_some_and(|process| is_server(process, &data));
+    if let Some(pid) = pid.map(Pid::from_u32)
+        && is_server(&look(ProcessesToUpdate::Some(&[pid]))?, pid)
+    {
+        return Ok(true);
     }
     let system = look(ProcessesToUpdate::All)?;
-    let pids = system.processes().keys().copied();
-    Ok(pids.into_iter().find(|pid| is_server(&system, *pid, data)))
+    Ok(system.processes().keys().any(|pid| is_server(&system, *pid)))
 }
 
-/// These processes and their command lines.
+/// These processes: command lines, users, folders and environments.
 fn look(which: ProcessesToUpdate<'_>) -> Result<System, EngineError> {
-    let mut system = System::new().map_err(|error| EngineError::Request {
+    let unseen = |reason: String| EngineError::Request {
         verb: "looking at this machine's processes",
-        reason: error.to_string(),
-    })?;
-    let command = ProcessRefreshKind::nothing()
+        reason,
+    };
+    let mut system = System::new().map_err(|error| unseen(error.to_string()))?;
+    let kind = ProcessRefreshKind::nothing()
         .with_cmd(UpdateKind::Always)
+        .with_user(UpdateKind::Always)
+        .with_cwd(UpdateKind::Always)
+        .with_environ(UpdateKind::Always)
         .without_tasks();
-    system.refresh_processes_specifics(which, true, command);
+    let own = Pid::from_u32(std::process::id());
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[own]), true, kind);
+    if system.process(own).is_none() {
+        return Err(unseen("not even this one is shown: /proc may be missing".into()));
+    }
+    system.refresh_processes_specifics(which, true, kind);
     Ok(system)
 }
 
 /// Whether this process is `postgres -D <data>`. The last parts of the path are compared: they hold the id, and links may
 /// lead to the rest in several ways. A process that has ended and is not waited for has no command line.
-fn is_server(system: &System, pid: Pid, data: &Path) -> bool {
-    let tail: std::path::PathBuf = data
-        .components()
-        .rev()
-        .take(3)
-        .collect::<Vec<_>>()
-        .into_iter()
-        .rev()
-        .collect();
-    system.process(pid).is_some_and(|process| {
-        process
-            .cmd()
-            .windows(2)
-            .any(|pair| pair[0] == "-D" && Path::new(&pair[1]).ends_with(&tail))
-    })
+fn is_server(process: &Process, data: &Path) -> bool {
+    let parts: Vec<_> = data.components().rev().take(3).collect();
+    let tail: PathBuf = parts.into_iter().rev().collect();
+    let [program, option, folder] = process.cmd() else {
+        return false;
+    };
+    Path::new(program).file_stem() == Some(OsStr::new("postgres"))
+        && option == "-D"
+        && Path::new(folder).ends_with(&tail)
+        && is_owners(process, data)
+}
+
+/// Whether this process belongs to the instance: the server itself, what it has forked, and what SQL has started.
+fn is_part(process: &Process, folder: &InstanceDir) -> bool {
+    let data = folder.data();
+    let forked = || {
+        let title = process.cmd().first().and_then(|title| title.to_str());
+        title.is_some_and(|title| title.starts_with("postgres: ")) && process.cwd() == Some(&data)
+    };
+    let mark = format!("{MARK}={}", folder.id());
+    let marked = || process.environ().iter().any(|variable| variable == mark.as_str());
+    is_server(process, &data) || (is_owners(process, &data) && (forked() || marked()))
+}
+
+/// Whether this process runs as the user whose folder it is: nobody else's is any of our business.
+fn is_owners(process: &Process, folder: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let owner = folder.symlink_metadata().ok().map(|metadata| metadata.uid());
+        owner.is_some() && process.effective_user_id().or(process.user_id()).map(|user| **user) == owner
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (process, folder);
+        true
+    }
 }
 
 /// What a server has written down of itself. Whoever may run SQL there as a superuser may have put anything in its place:
@@ -151,8 +183,8 @@ fn pid_file(data: &Path) -> Option<String> {
         std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
     }
     let file = options.open(data.join("postmaster.pid")).ok()?;
-    let mut said = String::new();
     file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let mut said = String::new();
     file.take(PID_FILE_BYTES_MAX).read_to_string(&mut said).ok()?;
     Some(said)
 }
@@ -163,36 +195,62 @@ pub(super) fn is_ready(data: &Path) -> bool {
     pid_file(data).is_some_and(|text| text.lines().nth(7).is_some_and(|status| status.trim() == "ready"))
 }
 
-/// Stops the server if it runs: fast, then immediately, then by force.
+/// Ends the server if it runs: fast, then immediately, then by force; and by force whatever it has left running.
 ///
 /// # Errors
-/// If it runs on after all that.
-pub(super) async fn stop(data: &Path) -> Result<(), EngineError> {
-    for signal in [Signal::Interrupt, Signal::Quit, Signal::Kill] {
-        let Some(pid) = in_background(data, search).await? else {
-            return Ok(());
-        };
-        let system = look(ProcessesToUpdate::Some(&[pid]))?;
-        let process = system.process(pid).filter(|_| is_server(&system, pid, data));
-        if process.and_then(|process| process.kill_with(signal)).is_none() {
-            // It has gone, or there is no such signal here (on Windows): the next one is stronger.
-            continue;
+/// If something runs on after all that.
+pub(super) async fn stop(folder: &InstanceDir) -> Result<(), EngineError> {
+    for (signal, patience) in [(Signal::Interrupt, FAST), (Signal::Quit, IMMEDIATE)] {
+        let told = signal_all(folder, signal, false).await?;
+        if told.is_empty() || ended(folder, &told, patience).await? {
+            break;
         }
-        let late = Instant::now() + END_TIMEOUT;
-        while is_server(&look(ProcessesToUpdate::Some(&[pid]))?, pid, data) {
-            if Instant::now() >= late {
-                tracing::warn!(data = %data.display(), ?signal, "the server doesn't end");
-                break;
-            }
-            sleep(END_PAUSE).await;
-        }
+        tracing::warn!(folder = %folder.path().display(), ?signal, "the server doesn't end");
     }
-    match in_background(data, search).await? {
-        None => Ok(()),
-        Some(_) => Err(EngineError::TimedOut {
-            verb: "stopping PostgreSQL",
-            after: 3 * END_TIMEOUT,
-        }),
+    let late = Instant::now() + FORCED;
+    while !signal_all(folder, Signal::Kill, true).await?.is_empty() {
+        if Instant::now() >= late {
+            return Err(EngineError::TimedOut {
+                verb: "stopping PostgreSQL",
+                after: FAST + IMMEDIATE + FORCED,
+            });
+        }
+        sleep(FORCED_PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Sends a signal to the instance's server, or to all that belongs to the instance, and tells to whom.
+async fn signal_all(folder: &InstanceDir, signal: Signal, all: bool) -> Result<Vec<Pid>, EngineError> {
+    let folder = folder.clone();
+    blocking(move || {
+        let (system, data) = (look(ProcessesToUpdate::All)?, folder.data());
+        let mine = |process: &&Process| is_server(process, &data) || all && is_part(process, &folder);
+        let mine = system.processes().values().filter(mine);
+        Ok(mine
+            .map(|process| {
+                // Where there is no such signal (on Windows), there is one that is stronger.
+                let _ = process.kill_with(signal).unwrap_or_else(|| process.kill());
+                process.pid()
+            })
+            .collect())
+    })
+    .await
+}
+
+/// Waits until these processes have ended; `false` if they haven't within `patience`.
+async fn ended(folder: &InstanceDir, pids: &[Pid], patience: Duration) -> Result<bool, EngineError> {
+    let (late, data) = (Instant::now() + patience, folder.data());
+    loop {
+        let system = look(ProcessesToUpdate::Some(pids))?;
+        let runs = |pid: &Pid| system.process(*pid).is_some_and(|process| is_server(process, &data));
+        if !pids.iter().any(runs) {
+            return Ok(true);
+        }
+        if Instant::now() >= late {
+            return Ok(false);
+        }
+        sleep(END_PAUSE).await;
     }
 }
 
@@ -229,12 +287,4 @@ pub(super) fn kill(pid: Pid) {
     {
         process.kill();
     }
-}
-
-async fn in_background<T: Send + 'static>(
-    data: &Path,
-    work: fn(&Path) -> Result<T, EngineError>,
-) -> Result<T, EngineError> {
-    let data = data.to_owned();
-    blocking(move || work(&data)).await
 }

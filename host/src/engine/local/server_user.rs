@@ -101,9 +101,9 @@ impl ServerUser {
     }
 }
 
-/// Takes `path` from whom it was given to. From the top down, and no link is followed: that user may have put anything
+/// Takes `path`, at most `depth` folders deep, from whom it was given to. From the top down, and no link is followed: that user may have put anything
 /// there.
-pub(super) fn take_back(path: &Path) -> Result<(), EngineError> {
+pub(super) fn take_back(path: &Path, depth: u32) -> Result<(), EngineError> {
     let taking = "taking a folder back from the server's user";
     #[cfg(unix)]
     std::os::unix::fs::lchown(
@@ -112,12 +112,42 @@ pub(super) fn take_back(path: &Path) -> Result<(), EngineError> {
         Some(nix::unistd::getegid().as_raw()),
     )
     .map_err(failed(taking, path))?;
+    if depth == 0 {
+        return Err(failed(taking, path)(std::io::Error::other(
+            "is no fresh data directory",
+        )));
+    }
     if path.symlink_metadata().map_err(failed(taking, path))?.is_dir() {
         for entry in std::fs::read_dir(path).map_err(failed(taking, path))? {
-            take_back(&entry.map_err(failed(taking, path))?.path())?;
+            take_back(&entry.map_err(failed(taking, path))?.path(), depth - 1)?;
         }
     }
     Ok(())
+}
+
+/// Ends a process's whole group when it is dropped: what it has started is not left behind.
+pub(super) struct KillGroup(Option<u32>);
+
+impl KillGroup {
+    /// The group of a process that was started by [`run_as`].
+    pub(super) fn of(leader: &tokio::process::Child) -> Self {
+        Self(leader.id())
+    }
+
+    /// For when it has ended by itself.
+    pub(super) fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillGroup {
+    fn drop(&mut self) {
+        #[cfg(unix)]
+        if let Some(leader) = self.0.and_then(|leader| leader.try_into().ok()) {
+            // It may have ended just now.
+            let _ = nix::sys::signal::killpg(nix::unistd::Pid::from_raw(leader), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
 }
 
 /// Has `command` run as `user`, in a process group of its own: what a terminal tells this process is not for it.

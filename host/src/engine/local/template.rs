@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::programs::Programs;
-use super::server_user::{ServerUser, take_back};
+use super::remove::remove_tree;
+use super::server_user::{KillGroup, ServerUser, take_back};
 use super::state_dir::{StateDir, make_private, open_lock, private};
 use super::{LocalEngine, blocking, failed, server};
 use crate::engine::EngineError;
@@ -24,6 +25,11 @@ const RECIPE: u32 = 1;
 const INITDB_TIMEOUT: Duration = Duration::from_mins(2);
 /// The locales to try, the official image's first.
 const LOCALES: [&str; 3] = ["en_US.UTF-8", "C.UTF-8", "C"];
+/// What the names of locks and of half-made templates end with.
+const LOCK: &str = "lock";
+const UNFINISHED: &str = "new";
+/// How deep a fresh data directory's folders are at most, and more.
+const DEPTH_MAX: u32 = 8;
 /// How many threads copy at most: more gain nothing on one disk.
 const COPIERS_MAX: usize = 4;
 
@@ -52,13 +58,80 @@ struct Description {
     password: String,
 }
 
-/// Removes a half-made template.
-struct Unfinished(PathBuf);
+/// The folder of a template that is being made; removed when this is dropped.
+struct Unfinished {
+    folder: PathBuf,
+    user: Option<ServerUser>,
+    engine: LocalEngine,
+    /// The template's, held until the folder is gone.
+    lock: Option<File>,
+}
+
+impl Unfinished {
+    /// Where `initdb` works. The server's user may put there what it likes.
+    fn cluster(&self) -> PathBuf {
+        self.folder.join("cluster")
+    }
+}
 
 impl Drop for Unfinished {
     fn drop(&mut self) {
-        remove_if_there(&self.0);
+        let (folder, user, lock) = (self.folder.clone(), self.user.clone(), self.lock.take());
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            let removal = async move {
+                discard(&folder, user.as_ref()).await;
+                drop(lock);
+            };
+            self.engine.0.tracker.spawn_on(removal, &runtime);
+        }
     }
+}
+
+/// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere.
+async fn discard(folder: &Path, user: Option<&ServerUser>) {
+    server::release_memory(&folder.join("cluster"), user).await;
+    if let Err(error) = remove_tree(folder).await {
+        tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
+    }
+}
+
+/// Removes templates that killed processes have left half-made.
+///
+/// # Errors
+/// If it can't be told which there are.
+pub(super) async fn sweep(engine: &LocalEngine) -> Result<(), EngineError> {
+    let (left, user) = engine
+        .with_state(|state| {
+            let Some(state) = state else {
+                return (Vec::new(), None);
+            };
+            (unfinished(state), state.server_user.clone())
+        })
+        .await?;
+    for (folder, lock) in left {
+        let user = user.clone();
+        let removal = async move {
+            discard(&folder, user.as_ref()).await;
+            drop(lock);
+        };
+        // To its end, whatever becomes of whoever waits.
+        let _ = engine.0.tracker.spawn(removal).await;
+    }
+    Ok(())
+}
+
+/// The folders of templates that nobody is making, locked.
+fn unfinished(state: &StateDir) -> Vec<(PathBuf, File)> {
+    let entries = fs::read_dir(state.templates()).into_iter().flatten().flatten();
+    entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == UNFINISHED))
+        .filter_map(|path| {
+            let lock = open_lock(&path.with_extension(LOCK)).ok()?;
+            // `initdb` itself holds it as well, however its parent ended.
+            lock.try_lock().ok().map(|()| (path, lock))
+        })
+        .collect()
 }
 
 /// The template for these programs, made if there is none.
@@ -83,7 +156,7 @@ pub(super) async fn ensure(
     progress.tell(Progress::Initialising {
         version: programs.version.to_string(),
     });
-    make(&state, programs).await
+    make(engine, &state, programs).await
 }
 
 fn key(state: &StateDir, programs: &Programs) -> String {
@@ -100,7 +173,7 @@ fn folder(state: &StateDir, programs: &Programs) -> PathBuf {
 }
 
 fn lock_file(state: &StateDir, programs: &Programs) -> Result<File, EngineError> {
-    open_lock(&state.templates().join(format!("{}.lock", key(state, programs))))
+    open_lock(&folder(state, programs).with_extension(LOCK))
 }
 
 /// The template if it is there, whole, and what these programs would make.
@@ -114,10 +187,9 @@ fn find(state: &StateDir, programs: &Programs) -> Option<Template> {
 }
 
 /// Makes the template, unless somebody else did while we waited for the lock.
-async fn make(state: &StateDir, programs: &Programs) -> Result<Template, EngineError> {
+async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Result<Template, EngineError> {
     let (place, wanted) = (state.clone(), programs.clone());
-    // Held to the end.
-    let (_lock, found) = blocking(move || {
+    let (lock, found) = blocking(move || {
         let lock = lock_file(&place, &wanted)?;
         lock.lock()
             .map_err(failed("waiting for a template", &place.templates()))?;
@@ -129,18 +201,23 @@ async fn make(state: &StateDir, programs: &Programs) -> Result<Template, EngineE
         return Ok(template);
     }
     let folder = folder(state, programs);
-    let unfinished = Unfinished(folder.with_extension("new"));
-    remove_if_there(&unfinished.0);
-    state.make_folder(&unfinished.0)?;
-    let data = unfinished.0.join("data");
+    let unfinished = Unfinished {
+        folder: folder.with_extension(UNFINISHED),
+        user: state.server_user.clone(),
+        engine: engine.clone(),
+        lock: Some(lock),
+    };
+    discard(&unfinished.folder, unfinished.user.as_ref()).await;
+    state.make_folder(&unfinished.folder)?;
     let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
-    initialise(state, programs, &data, &password).await?;
+    initialise(state, programs, &unfinished, &password).await?;
     let description = Description {
         recipe: RECIPE,
         build: programs.build.clone(),
         password: password.clone(),
     };
-    finish(state, &unfinished.0, &folder, &description)?;
+    let (place, from, to) = (state.clone(), unfinished.folder.clone(), folder.clone());
+    blocking(move || finish(&place, &from, &to, &description)).await?;
     tracing::info!(%programs, "initialised a data directory to copy instances from");
     let password = Password::new(password).map_err(|error| EngineError::Request {
         verb: "making a template",
@@ -150,7 +227,12 @@ async fn make(state: &StateDir, programs: &Programs) -> Result<Template, EngineE
 }
 
 /// Runs `initdb` as the official image does.
-async fn initialise(state: &StateDir, programs: &Programs, data: &Path, password: &str) -> Result<(), EngineError> {
+async fn initialise(
+    state: &StateDir,
+    programs: &Programs,
+    unfinished: &Unfinished,
+    password: &str,
+) -> Result<(), EngineError> {
     let user = state.server_user.as_ref();
     let initialising = "initialising PostgreSQL";
     let initdb = programs.initdb();
@@ -164,7 +246,8 @@ async fn initialise(state: &StateDir, programs: &Programs, data: &Path, password
             ),
         });
     }
-    let password_file = data.with_extension("password");
+    let cluster = unfinished.cluster();
+    let password_file = cluster.with_extension("password");
     private(OpenOptions::new().create_new(true).write(true))
         .open(&password_file)
         .and_then(|mut file| writeln!(file, "{password}"))
@@ -172,27 +255,34 @@ async fn initialise(state: &StateDir, programs: &Programs, data: &Path, password
     state.give_to_server(&password_file)?;
     let mut said = String::new();
     for locale in LOCALES {
-        remove_if_there(data);
-        make_private(data)?;
-        state.give_to_server(data)?;
-        let output = server::command(&initdb, user)
+        remove_tree(&cluster).await.map_err(failed(initialising, &cluster))?;
+        make_private(&cluster)?;
+        state.give_to_server(&cluster)?;
+        let lock = unfinished.lock.as_ref().map(File::try_clone).transpose();
+        let lock = lock.map_err(failed(initialising, &cluster))?;
+        let running = server::command(&initdb, user)
             .arg("--pgdata")
-            .arg(data)
+            .arg(&cluster)
             .arg("--pwfile")
             .arg(&password_file)
             .args(["--username", SUPERUSER, "--encoding", "UTF8", "--locale", locale])
             .args(["--lc-messages", "C", "--auth", "scram-sha-256"])
+            // It never reads it: as long as it runs, or one of its children does, the template is locked.
+            .stdin(lock.map_or_else(Stdio::null, Stdio::from))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(INITDB_TIMEOUT, output)
+            .spawn()
+            .map_err(failed(initialising, &initdb))?;
+        let children = KillGroup::of(&running);
+        let output = tokio::time::timeout(INITDB_TIMEOUT, running.wait_with_output())
             .await
             .map_err(|_| EngineError::TimedOut {
                 verb: initialising,
                 after: INITDB_TIMEOUT,
             })?
             .map_err(failed(initialising, &initdb))?;
+        children.disarm();
         if output.status.success() {
             return fs::remove_file(&password_file).map_err(failed(initialising, &password_file));
         }
@@ -210,11 +300,17 @@ async fn initialise(state: &StateDir, programs: &Programs, data: &Path, password
 /// Puts the template where it is found, whole or not at all.
 fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Description) -> Result<(), EngineError> {
     let finishing = "making a template";
-    let data = unfinished.join("data");
+    let (cluster, data) = (unfinished.join("cluster"), unfinished.join("data"));
     if state.server_user.is_some() {
-        // Other servers of that user could have their own way with what later instances start from.
-        take_back(&data)?;
+        take_back(&cluster, DEPTH_MAX)?;
     }
+    // Copied, not taken as it is: another server of that user may have planted links, or have files of it open.
+    let mut tree = Tree::default();
+    tree.make_folders(&cluster, &data, DEPTH_MAX)?;
+    for (from, to) in &tree.files {
+        copy_planted(from, to).map_err(failed(finishing, from))?;
+    }
+    fs::remove_dir_all(&cluster).map_err(failed(finishing, &cluster))?;
     let settings = data.join("postgresql.conf");
     OpenOptions::new()
         .append(true)
@@ -227,30 +323,62 @@ fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Desc
         .open(&described)
         .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
         .map_err(failed(finishing, &described))?;
-    remove_if_there(folder);
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(finishing, folder)(error)),
+        _ => {}
+    }
     fs::rename(unfinished, folder).map_err(failed(finishing, folder))
 }
 
-/// Copies a template's data directory; file systems that can share what is the same in both. The folder itself is still to
-/// be given to the server: until then nobody else can reach what is in it.
+/// Copies what another user may have put there: nothing but a plain file of one name.
+fn copy_planted(from: &Path, to: &Path) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
+    }
+    let mut source = options.open(from)?;
+    let metadata = source.metadata()?;
+    #[cfg(unix)]
+    let has_one_name = std::os::unix::fs::MetadataExt::nlink(&metadata) == 1;
+    #[cfg(not(unix))]
+    let has_one_name = true;
+    if !metadata.is_file() || !has_one_name {
+        return Err(io::Error::other("is no plain file"));
+    }
+    let mut copy = private(OpenOptions::new().create_new(true).write(true)).open(to)?;
+    io::copy(&mut source, &mut copy).map(drop)
+}
+
+/// Copies the template's data directory; file systems that can share what is the same in both. The folder itself is still
+/// to be given to the server: until then nobody else can reach what is in it.
 ///
 /// # Errors
-/// If it can't be copied, or has been replaced meanwhile.
-pub(super) fn copy(state: &StateDir, programs: &Programs, template: &Template, to: &Path) -> Result<(), EngineError> {
+/// If there is no template any more, or it can't be copied.
+pub(super) fn copy(state: &StateDir, programs: &Programs, to: &Path) -> Result<Template, EngineError> {
     let lock = lock_file(state, programs)?;
     lock.lock_shared()
-        .map_err(failed("waiting for a template", &template.folder))?;
-    let from = template.folder.join("data");
-    let mut files = Vec::new();
-    make_private(to)?;
-    collect(state, &from, to, &mut files)?;
+        .map_err(failed("waiting for a template", &state.templates()))?;
+    let template = find(state, programs).ok_or_else(|| EngineError::Request {
+        verb: "copying a template",
+        reason: "PostgreSQL was replaced meanwhile: try again".into(),
+    })?;
+    let mut tree = Tree::default();
+    tree.make_folders(&template.folder.join("data"), to, DEPTH_MAX)?;
+    for folder in tree.folders.iter().filter(|folder| *folder != to) {
+        state.give_to_server(folder)?;
+    }
     let threads = std::thread::available_parallelism()
         .map_or(1, usize::from)
         .min(COPIERS_MAX);
     let user = state.server_user.as_ref();
     std::thread::scope(|scope| {
-        let copiers: Vec<_> = files
-            .chunks(files.len().div_ceil(threads).max(1))
+        let copiers: Vec<_> = tree
+            .files
+            .chunks(tree.files.len().div_ceil(threads).max(1))
             .map(|files| scope.spawn(move || copy_files(files, user)))
             .collect();
         copiers.into_iter().try_for_each(|copier| {
@@ -261,29 +389,44 @@ pub(super) fn copy(state: &StateDir, programs: &Programs, template: &Template, t
                 })
             })
         })
-    })
+    })?;
+    Ok(template)
 }
 
-/// Makes every folder, and tells every file that is to be copied.
-fn collect(state: &StateDir, from: &Path, to: &Path, files: &mut Vec<(PathBuf, PathBuf)>) -> Result<(), EngineError> {
-    let copying = "copying a template";
-    for entry in fs::read_dir(from).map_err(failed(copying, from))? {
-        let entry = entry.map_err(failed(copying, from))?;
-        let (from, to) = (entry.path(), to.join(entry.file_name()));
-        let kind = entry.file_type().map_err(failed(copying, &from))?;
-        if kind.is_dir() {
-            make_private(&to)?;
-            state.give_to_server(&to)?;
-            collect(state, &from, &to, files)?;
-        } else if kind.is_file() {
-            files.push((from, to));
-        } else {
-            return Err(failed(copying, &from)(io::Error::other(
-                "is neither a file nor a folder",
-            )));
+/// A folder that is being copied.
+#[derive(Default)]
+struct Tree {
+    /// Every folder of the copy.
+    folders: Vec<PathBuf>,
+    /// Every file, from where to where.
+    files: Vec<(PathBuf, PathBuf)>,
+}
+
+impl Tree {
+    /// Makes every folder, at most `depth` deep, and notes every file that is to be copied.
+    fn make_folders(&mut self, from: &Path, to: &Path, depth: u32) -> Result<(), EngineError> {
+        let copying = "copying a template";
+        if depth == 0 {
+            return Err(failed(copying, from)(io::Error::other("is no fresh data directory")));
         }
+        make_private(to)?;
+        self.folders.push(to.to_owned());
+        for entry in fs::read_dir(from).map_err(failed(copying, from))? {
+            let entry = entry.map_err(failed(copying, from))?;
+            let (from, to) = (entry.path(), to.join(entry.file_name()));
+            let kind = entry.file_type().map_err(failed(copying, &from))?;
+            if kind.is_dir() {
+                self.make_folders(&from, &to, depth - 1)?;
+            } else if kind.is_file() {
+                self.files.push((from, to));
+            } else {
+                return Err(failed(copying, &from)(io::Error::other(
+                    "is neither a file nor a folder",
+                )));
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn copy_files(files: &[(PathBuf, PathBuf)], user: Option<&ServerUser>) -> Result<(), EngineError> {
@@ -295,13 +438,4 @@ fn copy_files(files: &[(PathBuf, PathBuf)], user: Option<&ServerUser>) -> Result
         }
     }
     Ok(())
-}
-
-fn remove_if_there(folder: &Path) {
-    if let Err(error) = fs::remove_dir_all(folder)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        // Whatever comes next says what is wrong.
-        tracing::debug!(folder = %folder.display(), %error, "can't be removed");
-    }
 }
