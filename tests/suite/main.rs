@@ -5,6 +5,7 @@ mod cli_surface;
 #[cfg(unix)]
 mod docker_engine;
 mod docker_faults;
+mod engine_choice;
 mod map;
 mod mcp_stdio;
 mod readme;
