@@ -1,11 +1,18 @@
 //! The program under test, and a tidy place to run it in.
 
-use std::ffi::OsStr;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
+use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::local;
+
+/// Where no Docker is.
+pub const NOWHERE: &str = "unix:///nowhere/docker.sock";
 
 /// The `dev-postgres-mcp` executable, brought up to date once per test process.
 ///
@@ -48,11 +55,64 @@ pub fn path() -> &'static Path {
     })
 }
 
-/// A home of its own: no configuration, no settings, nothing of the user's but the way to Docker.
-#[derive(Debug)]
+/// What makes a test's instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TestEngine {
+    /// Docker and nothing else.
+    Docker,
+    /// The local engine, which is taken because there is no Docker.
+    Local,
+}
+
+impl TestEngine {
+    /// An instance, from whatever tool or command, says who has made it.
+    ///
+    /// # Panics
+    /// If it doesn't, or says somebody else.
+    pub fn assert_made(self, instance: &Value) {
+        let (engine, in_container) = match self {
+            Self::Docker => ("docker", true),
+            Self::Local => ("local", false),
+        };
+        assert_eq!(instance["engine"], engine, "{instance}");
+        let container_id = instance["container_id"].as_str().expect("text");
+        assert_eq!(!container_id.is_empty(), in_container, "{instance}");
+    }
+
+    /// A new instance comes with these warnings.
+    ///
+    /// # Panics
+    /// If it comes with others.
+    pub fn assert_warned(self, created: &Value) {
+        match self {
+            Self::Docker => assert_eq!(created.get("warnings"), None),
+            Self::Local => {
+                let warnings = created["warnings"].as_array().expect("warnings");
+                assert_eq!(warnings.len(), 1, "{created}");
+                let limits = warnings[0].as_str().expect("text");
+                assert!(limits.contains("no limits") && limits.contains("512 MiB"), "{limits}");
+            }
+        }
+    }
+}
+
+/// A home of its own: no configuration, no settings, no instances of the local engine; nothing of the user's but the
+/// ways to Docker and to PostgreSQL's programs. It goes, with all servers that still run there, when the last clone goes.
+#[derive(Debug, Clone)]
 pub struct TestEnvironment {
-    home: TempDir,
-    variables: Vec<(String, String)>,
+    home: Arc<Home>,
+    variables: BTreeMap<String, OsString>,
+    launcher: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Home(TempDir);
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        // A test that panicked has dropped nothing.
+        local::end_processes_in(self.0.path());
+    }
 }
 
 impl Default for TestEnvironment {
@@ -62,54 +122,113 @@ impl Default for TestEnvironment {
 }
 
 impl TestEnvironment {
+    /// With whichever engine this machine has.
+    ///
     /// # Panics
     /// If the file system has no room for it.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            home: tempfile::tempdir().expect("a temporary directory"),
-            variables: Vec::new(),
-        }
-    }
-
-    /// Where `~` is.
-    #[must_use]
-    pub fn home(&self) -> &Path {
-        self.home.path()
-    }
-
-    /// Sets a variable for every command that follows.
-    ///
-    /// # Panics
-    /// If the value isn't UTF-8.
-    #[must_use]
-    pub fn with(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
-        let value = value.as_ref().to_str().expect("a value in UTF-8").to_owned();
-        self.variables.push((name.to_owned(), value));
-        self
-    }
-
-    /// The program with these arguments, ready to be started.
-    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
-        let mut command = Command::new(path());
-        command.args(arguments).env_clear();
+        let home = tempfile::tempdir().expect("a temporary directory");
+        // Servers may run as another user, who has to get to their data.
+        #[cfg(unix)]
+        std::fs::set_permissions(home.path(), std::os::unix::fs::PermissionsExt::from_mode(0o711))
+            .expect("it is this user's");
         // What a program needs to run at all, to be measured (LLVM_PROFILE_FILE), and to find the real Docker.
-        for name in [
+        let inherited = [
             "PATH",
             "SystemRoot",
             "LLVM_PROFILE_FILE",
             "DOCKER_HOST",
             "XDG_RUNTIME_DIR",
-        ] {
-            if let Some(value) = std::env::var_os(name) {
-                command.env(name, value);
+        ];
+        let variables = inherited
+            .into_iter()
+            .filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?)));
+        let environment = Self {
+            variables: variables.collect(),
+            launcher: Vec::new(),
+            home: Arc::new(Home(home)),
+        };
+        let (home, state_dir) = (environment.home().to_owned(), environment.state_dir());
+        let bin_dirs = std::env::join_paths(local::bin_dirs()).expect("folders that PATH could have");
+        environment
+            .with("HOME", home)
+            .with("COLUMNS", "100")
+            .with("RUST_BACKTRACE", "1")
+            .with("DEV_POSTGRES_MCP_LOCAL_STATE_DIR", state_dir)
+            .with("DEV_POSTGRES_MCP_LOCAL_BIN_DIR", bin_dirs)
+    }
+
+    /// With this engine. The local one is come to as users come to it: Docker isn't there.
+    ///
+    /// # Panics
+    /// If the file system has no room for it, or `make setup` has not been run.
+    #[must_use]
+    pub fn on(engine: TestEngine) -> Self {
+        match engine {
+            TestEngine::Docker => Self::new().with("DEV_POSTGRES_MCP_ENGINE", "docker"),
+            TestEngine::Local => {
+                assert!(
+                    !local::bin_dirs().is_empty(),
+                    "no PostgreSQL is set up: run `make setup`"
+                );
+                Self::new().with("DOCKER_HOST", NOWHERE)
             }
         }
-        command
-            .env("HOME", self.home())
-            .env("COLUMNS", "100")
-            .env("RUST_BACKTRACE", "1");
-        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
+    }
+
+    /// With no engine at all: Docker is wanted, and isn't there.
+    ///
+    /// # Panics
+    /// If the file system has no room for it.
+    #[must_use]
+    pub fn without_engine() -> Self {
+        Self::on(TestEngine::Docker).with("DOCKER_HOST", NOWHERE)
+    }
+
+    /// Where `~` is.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.0.path()
+    }
+
+    /// Where the local engine keeps its instances.
+    #[must_use]
+    pub fn state_dir(&self) -> PathBuf {
+        self.home().join("state")
+    }
+
+    /// Sets a variable for every command that follows.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.variables.insert(name.to_owned(), value.as_ref().to_owned());
+        self
+    }
+
+    /// Has every command that follows started by this one, which gets it as its last arguments.
+    #[must_use]
+    pub fn launched_by(mut self, launcher: &[&str]) -> Self {
+        self.launcher = launcher.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
+    /// All that is in a command's environment.
+    #[must_use]
+    pub fn variables(&self) -> &BTreeMap<String, OsString> {
+        &self.variables
+    }
+
+    /// The program with these arguments, ready to be started.
+    pub fn command<A: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = A>) -> Command {
+        let mut command = match self.launcher.split_first() {
+            Some((launcher, its_arguments)) => {
+                let mut command = Command::new(launcher);
+                command.args(its_arguments).arg(path());
+                command
+            }
+            None => Command::new(path()),
+        };
+        command.args(arguments).env_clear().envs(&self.variables);
         command
     }
 }

@@ -1,5 +1,6 @@
 //! The real clients that `make setup` installs below `target/setup`.
 
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -7,6 +8,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use crate::binary::{self, TestEnvironment};
 
 /// How long any of them may take, its own start included.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -50,15 +53,23 @@ pub fn node(name: &str) -> Command {
     command
 }
 
-/// The MCP Inspector's command line, quiet and in JSON.
+/// The MCP Inspector's command line, quiet and in JSON, with `mcp serve` in this environment.
 ///
 /// # Panics
 /// If it isn't installed.
 #[must_use]
-pub fn inspector(arguments: &[&str]) -> Command {
+pub fn inspector(environment: &TestEnvironment, arguments: &[&str]) -> Command {
     let mut command = Command::new(installed("npm/node_modules/.bin/mcp-inspector"));
+    command.args(["--cli", "-q", "--format", "json"]);
+    // A server gets no more than this of the Inspector's own environment.
+    for (name, value) in environment.variables() {
+        let mut variable = OsString::from(format!("{name}="));
+        variable.push(value);
+        command.arg("-e").arg(variable);
+    }
     command
-        .args(["--cli", "-q", "--format", "json"])
+        .arg(binary::path())
+        .args(["mcp", "serve"])
         .args(arguments)
         .kill_on_drop(true);
     command

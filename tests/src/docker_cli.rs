@@ -19,10 +19,7 @@ pub async fn docker(arguments: &[&str]) -> String {
 /// As [`docker`], for a command that may fail.
 ///
 /// # Errors
-/// What it printed to stderr, if it fails.
-///
-/// # Panics
-/// If it can't be run.
+/// What it printed to stderr, if it fails; why it can't be run, if it isn't there.
 pub async fn try_docker(arguments: &[&str]) -> Result<String, String> {
     let output = Command::new("docker")
         .args(arguments)
@@ -30,7 +27,7 @@ pub async fn try_docker(arguments: &[&str]) -> Result<String, String> {
         .kill_on_drop(true)
         .output()
         .await
-        .expect("docker can be run");
+        .map_err(|error| error.to_string())?;
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_owned();
     if output.status.success() {
         Ok(text(&output.stdout))

@@ -5,6 +5,7 @@ pub mod clients;
 pub mod database;
 pub mod docker_cli;
 pub mod guests;
+pub mod local;
 pub mod readme;
 pub mod scripted_daemon;
 pub mod session;

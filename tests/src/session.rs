@@ -24,6 +24,8 @@ pub struct Session {
     last_id: u64,
     /// Messages that came while another was waited for.
     early: Vec<Value>,
+    /// Last, so that the server has been killed when it goes.
+    _environment: TestEnvironment,
 }
 
 /// What a server left behind when it ended.
@@ -67,6 +69,7 @@ impl Session {
             log,
             last_id: 0,
             early: Vec::new(),
+            _environment: environment.clone(),
         }
     }
 

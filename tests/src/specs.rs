@@ -1,6 +1,7 @@
 //! Instances as the tests ask for them.
 
 use dev_postgres_mcp::instance::{Image, InstanceSpec, Limits, Password};
+use serde_json::Value;
 
 /// `postgres:17` with the limits of the defaults and these credentials.
 ///
@@ -16,4 +17,21 @@ pub fn spec(database: &str, username: &str, password: &str) -> InstanceSpec {
         limits: Limits::new(512, 1000).expect("limits"),
         durable: false,
     }
+}
+
+/// A database's name that nobody else has: an engine may have instances of other tests, too.
+#[must_use]
+pub fn unlikely_name() -> String {
+    format!("test \"{:016x}\"", rand::random::<u64>())
+}
+
+/// A new instance as it is told later on: only its create has warnings.
+///
+/// # Panics
+/// If it isn't an object.
+#[must_use]
+pub fn as_told_later(created: &Value) -> Value {
+    let mut instance = created.clone();
+    instance.as_object_mut().expect("an object").remove("warnings");
+    instance
 }

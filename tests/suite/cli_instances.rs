@@ -1,13 +1,21 @@
-//! The command line with the real Docker behind it: instances from one process to the next.
+//! The command line with each engine behind it: instances from one process to the next.
 
-use std::process::{Child, Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::local;
+use dev_postgres_mcp_tests::specs::{as_told_later, unlikely_name};
+use rstest::rstest;
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::{Child, Command};
 
 /// How long anything here may take: a create on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// How often a create is interrupted that is through before.
+const ATTEMPTS_MAX: usize = 10;
 
 fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
     let mut command = environment.command(arguments);
@@ -24,11 +32,6 @@ fn json(environment: &TestEnvironment, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
-/// Instances of other tests are there, too: ours are told by a database's name that nobody else has.
-fn unlikely_name() -> String {
-    format!("cli \"{:016x}\"", rand::random::<u64>())
-}
-
 fn find(environment: &TestEnvironment, database: &str) -> Option<Value> {
     let list = json(environment, &["postgres", "list"]);
     let instances = list["instances"].as_array().expect("instances");
@@ -43,35 +46,45 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !is_so() {
         assert!(begun.elapsed() < PATIENCE, "{what} within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-fn start_create(environment: &TestEnvironment, database: &str, stdout: Stdio) -> Child {
-    let mut command = environment.command(["postgres", "create", "--database", database]);
-    command
-        .stdin(Stdio::null())
+fn start_create(environment: &TestEnvironment, arguments: &[&str], stdin: Stdio, stdout: Stdio) -> Child {
+    Command::from(environment.command([&["postgres", "create"], arguments].concat()))
+        .stdin(stdin)
         .stdout(stdout)
         .stderr(Stdio::piped())
+        .kill_on_drop(true)
         .spawn()
         .expect("the program starts")
 }
 
+#[rstest]
 #[tokio::test]
-async fn what_one_process_creates_the_others_list_get_check_and_drop() {
-    let environment = TestEnvironment::new();
+async fn what_one_process_creates_the_others_list_get_check_and_drop(#[values(Docker, Local)] engine: TestEngine) {
+    let environment = TestEnvironment::on(engine);
     let (database, password) = (unlikely_name(), "p@ss:/w?rd#1 %41'\"\\");
-    let mut command = environment.command(["-o", "json", "postgres", "create", "--database", &database]);
-    command.args(["--username", "us er%/@", "--password-stdin"]);
-    let mut create = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("the program starts");
+    let arguments = [
+        "-o",
+        "json",
+        "--database",
+        &database,
+        "--username",
+        "us er%/@",
+        "--password-stdin",
+    ];
+    let mut create = start_create(&environment, &arguments, Stdio::piped(), Stdio::piped());
     let mut input = create.stdin.take().expect("piped");
-    std::io::Write::write_all(&mut input, format!("{password}\n").as_bytes()).expect("it reads");
+    input
+        .write_all(format!("{password}\n").as_bytes())
+        .await
+        .expect("it reads");
     drop(input);
-    let created: Value = serde_json::from_slice(&create.wait_with_output().expect("it ends").stdout).expect("JSON");
+    let output = create.wait_with_output().await.expect("it ends");
+    let created: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    engine.assert_made(&created);
+    engine.assert_warned(&created);
     assert_eq!(created["password"], password);
     assert_eq!(created["username"], "us er%/@");
 
@@ -89,6 +102,7 @@ async fn what_one_process_creates_the_others_list_get_check_and_drop() {
     let id = created["id"].as_str().expect("an id");
     let listed = find(&environment, &database).expect("it is listed");
     assert_eq!(listed["id"], id);
+    engine.assert_made(&listed);
     assert!(
         listed.get("password").is_none() && listed.get("dsn").is_none(),
         "{listed}"
@@ -99,7 +113,7 @@ async fn what_one_process_creates_the_others_list_get_check_and_drop() {
         &environment,
         &["postgres", "get", &format!("mcp-postgres-{}", &id[..35])],
     );
-    assert_eq!(got, created);
+    assert_eq!(got, as_told_later(&created));
 
     let health = json(&environment, &["postgres", "health", id]);
     assert_eq!((&health["id"], &health["status"]), (&created["id"], &"healthy".into()));
@@ -111,11 +125,12 @@ async fn what_one_process_creates_the_others_list_get_check_and_drop() {
     let dropped = json(&environment, &["postgres", "drop", id]);
     assert_eq!(dropped, serde_json::json!([{ "id": id, "dropped": true }]));
     assert_eq!(run(&environment, &["postgres", "get", id]).status.code(), Some(4));
+    assert_eq!(local::leftovers(&environment), Vec::<String>::new());
 }
 
 #[test]
 fn arguments_that_do_not_fit_are_told_all_at_once() {
-    let environment = TestEnvironment::new();
+    let environment = TestEnvironment::without_engine();
     let output = run(
         &environment,
         &[
@@ -138,41 +153,66 @@ fn arguments_that_do_not_fit_are_told_all_at_once() {
 }
 
 #[cfg(unix)]
-#[test]
-fn an_interrupted_create_leaves_nothing_behind() {
-    let environment = TestEnvironment::new();
+#[rstest]
+#[tokio::test]
+async fn an_interrupted_create_leaves_nothing_behind(#[values(Docker, Local)] engine: TestEngine) {
+    let environment = TestEnvironment::on(engine);
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let database = unlikely_name();
-        let mut create = start_create(&environment, &database, Stdio::null());
-        wait_until("its container is there", || find(&environment, &database).is_some());
-        let killed = std::process::Command::new("kill")
-            .args([signal, &create.id().to_string()])
-            .status();
-        assert!(killed.expect("kill runs").success());
-        let status = create.wait().expect("it ends");
-        // Under load the create may have been through before the signal came; there is nothing to test then.
-        if status.success() {
+        // Under load a create may be through before the signal comes: there is nothing to see then.
+        let mut attempts = 0;
+        let status = loop {
+            attempts += 1;
+            assert!(attempts <= ATTEMPTS_MAX, "a create is interrupted");
+            let status = interrupt_create(engine, &environment, &database, signal).await;
+            if !status.success() {
+                break status;
+            }
             let id = find(&environment, &database).expect("it was created")["id"].clone();
             json(&environment, &["postgres", "drop", id.as_str().expect("an id")]);
-            continue;
-        }
+        };
         assert_eq!(status.code(), Some(code));
+        // Before a list, which would remove what was left.
+        assert_eq!(local::leftovers(&environment), Vec::<String>::new());
         assert_eq!(find(&environment, &database), None, "it is gone when the process is");
     }
 }
 
-#[test]
-fn an_instance_that_nobody_is_told_of_is_dropped_again() {
-    let environment = TestEnvironment::new();
+/// Sends a create a signal as soon as something of its instance is there.
+#[cfg(unix)]
+async fn interrupt_create(
+    engine: TestEngine,
+    environment: &TestEnvironment,
+    database: &str,
+    signal: &str,
+) -> ExitStatus {
+    let mut create = start_create(environment, &["--database", database], Stdio::null(), Stdio::null());
+    let instances = environment.state_dir().join("instances");
+    wait_until("something of it is there", || match engine {
+        Docker => find(environment, database).is_some(),
+        // Its folder, which is made first.
+        Local => instances.read_dir().is_ok_and(|mut folders| folders.next().is_some()),
+    });
+    let pid = create.id().expect("it runs").to_string();
+    let killed = std::process::Command::new("kill").args([signal, &pid]).status();
+    assert!(killed.expect("kill runs").success());
+    create.wait().await.expect("it ends")
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_instance_that_nobody_is_told_of_is_dropped_again(#[values(Docker, Local)] engine: TestEngine) {
+    let environment = TestEnvironment::on(engine);
     let database = unlikely_name();
-    let mut create = start_create(&environment, &database, Stdio::piped());
+    let mut create = start_create(&environment, &["--database", &database], Stdio::null(), Stdio::piped());
     drop(create.stdout.take());
-    let output = create.wait_with_output().expect("it ends");
+    let output = create.wait_with_output().await.expect("it ends");
     let told = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(
         told.contains("the result could not be written") && told.contains("is dropped again"),
         "{told}"
     );
+    assert_eq!(local::leftovers(&environment), Vec::<String>::new());
     assert_eq!(find(&environment, &database), None);
 }

@@ -1,12 +1,10 @@
-//! The command line as a user runs it, as far as it needs no Docker.
+//! The command line as a user runs it, as far as it needs no engine.
 
 use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::TestEnvironment;
 use serde_json::Value;
-
-const NOWHERE: &str = "unix:///nowhere/docker.sock";
 
 fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
     let mut command = environment.command(arguments);
@@ -19,7 +17,7 @@ fn text(bytes: &[u8]) -> String {
 
 #[test]
 fn results_go_to_standard_output_and_nothing_else_does() {
-    let environment = TestEnvironment::new().with("DOCKER_HOST", NOWHERE);
+    let environment = TestEnvironment::without_engine();
     let version = run(&environment, &["version"]);
     assert_eq!(
         text(&version.stdout),
@@ -33,7 +31,7 @@ fn results_go_to_standard_output_and_nothing_else_does() {
 
 #[test]
 fn without_docker_the_cause_and_the_next_step_are_told() {
-    let environment = TestEnvironment::new().with("DOCKER_HOST", NOWHERE);
+    let environment = TestEnvironment::without_engine();
     let list = run(&environment, &["postgres", "list"]);
     let told = text(&list.stderr);
     assert_eq!(list.status.code(), Some(6), "{told}");
@@ -47,7 +45,7 @@ fn without_docker_the_cause_and_the_next_step_are_told() {
 
 #[test]
 fn without_docker_programs_are_told_in_json() {
-    let environment = TestEnvironment::new().with("DOCKER_HOST", NOWHERE);
+    let environment = TestEnvironment::without_engine();
     let list = run(&environment, &["postgres", "list", "-o", "json"]);
     let told: Value = serde_json::from_slice(&list.stderr).expect("one JSON object");
     assert_eq!(told["error"]["code"], "unavailable", "{told}");
@@ -56,7 +54,7 @@ fn without_docker_programs_are_told_in_json() {
 
 #[test]
 fn doctor_names_what_is_missing_and_says_so_in_its_exit_code() {
-    let environment = TestEnvironment::new().with("DOCKER_HOST", NOWHERE);
+    let environment = TestEnvironment::without_engine();
     let doctor = run(&environment, &["doctor", "-o", "json"]);
     assert_eq!(doctor.status.code(), Some(8), "{}", text(&doctor.stderr));
     let examination: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
@@ -126,7 +124,7 @@ fn a_result_that_cannot_be_written_is_a_failure() {
 #[cfg(unix)]
 #[test]
 fn a_server_that_waits_for_its_client_ends_at_once_when_it_is_told_to() {
-    let environment = TestEnvironment::new().with("DOCKER_HOST", NOWHERE);
+    let environment = TestEnvironment::without_engine();
     for (signal, code) in [("-INT", 130), ("-TERM", 143)] {
         let mut command = environment.command(["mcp", "serve"]);
         let mut server = command

@@ -7,6 +7,7 @@ mod docker_engine;
 mod docker_faults;
 #[cfg(unix)]
 mod docker_templates;
+mod engine_choice;
 mod map;
 mod mcp_stdio;
 mod readme;

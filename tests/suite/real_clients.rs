@@ -1,10 +1,13 @@
-//! The five tools through the clients that people really use, and the DSNs through the drivers.
+//! The five tools through the clients that people really use, and the DSNs through the drivers, on each engine.
 
 use std::process::Stdio;
 use std::time::Duration;
 
+use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
+use dev_postgres_mcp_tests::binary::{self, TestEnvironment};
 use dev_postgres_mcp_tests::docker_cli::docker;
-use dev_postgres_mcp_tests::{binary, clients};
+use dev_postgres_mcp_tests::{clients, local};
+use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Command;
@@ -49,11 +52,17 @@ async fn check_with_every_driver(instance: &Value) {
     );
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_python_sdk_uses_all_five_tools_and_every_driver_takes_the_dsns() {
+async fn the_python_sdk_uses_all_five_tools_and_every_driver_takes_the_dsns(
+    #[values(Docker, Local)] engine: TestEngine,
+) {
+    let environment = TestEnvironment::on(engine);
     let mut client = clients::python("session.py")
         .arg(binary::path())
         .args(["mcp", "serve"])
+        .env_clear()
+        .envs(environment.variables())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -69,8 +78,12 @@ async fn the_python_sdk_uses_all_five_tools_and_every_driver_takes_the_dsns() {
     assert_eq!(made["odd"]["database"], "my-db \"x\" 'y'");
     assert_eq!(made["odd"]["username"], "us er%/@");
     for instance in [&made["plain"], &made["odd"]] {
+        engine.assert_made(instance);
         check_with_every_driver(instance).await;
-        assert_contained(instance).await;
+        match engine {
+            Docker => assert_contained(instance).await,
+            Local => local::assert_private(&environment, instance),
+        }
     }
     let mut input = client.stdin.take().expect("piped");
     input.write_all(b"\n").await.expect("the client reads");
@@ -83,9 +96,15 @@ async fn the_python_sdk_uses_all_five_tools_and_every_driver_takes_the_dsns() {
 
     for instance in [&made["plain"], &made["odd"]] {
         let id = instance["id"].as_str().expect("an id");
-        let left = docker(&["ps", "--all", "--quiet", "--filter", &format!("name=mcp-postgres-{id}")]).await;
-        assert_eq!(left, "", "its container is gone");
+        match engine {
+            Docker => {
+                let left = docker(&["ps", "--all", "--quiet", "--filter", &format!("name=mcp-postgres-{id}")]).await;
+                assert_eq!(left, "", "its container is gone");
+            }
+            Local => assert_eq!(local::command_lines_with(id), Vec::<String>::new()),
+        }
     }
+    assert_eq!(local::leftovers(&environment), Vec::<String>::new());
 }
 
 /// What Docker was told of an instance: limits, isolation, and no password where `docker ps` shows it.
@@ -130,19 +149,10 @@ async fn assert_contained(instance: &Value) {
 
 #[tokio::test]
 async fn the_inspector_finds_nothing_wrong_with_the_tools_in_either_era() {
-    let server = binary::path().to_str().expect("a path in UTF-8");
+    let environment = TestEnvironment::without_engine();
     for era in ["legacy", "modern"] {
-        let list = [
-            "--protocol-era",
-            era,
-            server,
-            "mcp",
-            "serve",
-            "--method",
-            "tools/list",
-            "--strict",
-        ];
-        let (code, stdout, stderr) = clients::run(&mut clients::inspector(&list)).await;
+        let list = ["--protocol-era", era, "--method", "tools/list", "--strict"];
+        let (code, stdout, stderr) = clients::run(&mut clients::inspector(&environment, &list)).await;
         assert_eq!(code, Some(0), "{era}: {stdout}{stderr}");
         for tool in ["create", "list", "get", "drop"] {
             assert!(stdout.contains(&format!("{tool}_postgres_instance")), "{era}: {stdout}");
@@ -150,15 +160,13 @@ async fn the_inspector_finds_nothing_wrong_with_the_tools_in_either_era() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn the_inspector_creates_checks_and_drops_an_instance() {
-    let server = binary::path().to_str().expect("a path in UTF-8");
+async fn the_inspector_creates_checks_and_drops_an_instance(#[values(Docker, Local)] engine: TestEngine) {
+    let environment = TestEnvironment::on(engine);
     let call = async |tool: &str, arguments: Value| {
         let arguments = arguments.to_string();
         let command = [
-            server,
-            "mcp",
-            "serve",
             "--method",
             "tools/call",
             "--tool-name",
@@ -166,7 +174,7 @@ async fn the_inspector_creates_checks_and_drops_an_instance() {
             "--tool-args-json",
             &arguments,
         ];
-        clients::run(&mut clients::inspector(&command)).await
+        clients::run(&mut clients::inspector(&environment, &command)).await
     };
     let structured = |output: &str| -> Value {
         let result: Value = serde_json::from_str(output).unwrap_or_else(|error| panic!("{error}: {output}"));
@@ -177,6 +185,7 @@ async fn the_inspector_creates_checks_and_drops_an_instance() {
     let (code, created, stderr) = call("create_postgres_instance", json!({ "database": "inspected" })).await;
     assert_eq!(code, Some(0), "{created}{stderr}");
     let created = structured(&created);
+    engine.assert_made(&created);
     let id = json!({ "id": created["id"] });
     let (code, health, stderr) = call("health_check_postgres", id.clone()).await;
     assert_eq!(code, Some(0), "{health}{stderr}");

@@ -1,19 +1,20 @@
 //! `make demo`: the main job on a real PostgreSQL, step by step, with the time that each took.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::{self, TestEnvironment};
-use dev_postgres_mcp_tests::docker_cli::docker;
+use dev_postgres_mcp_tests::docker_cli::try_docker;
+use dev_postgres_mcp_tests::local;
 use dev_postgres_mcp_tests::session::Session;
 use serde_json::{Value, json};
 use tokio_postgres::NoTls;
 
 #[tokio::main]
-async fn main() {
+async fn main() -> ExitCode {
     let environment = TestEnvironment::new();
     binary::path();
-    let before = Leftovers::now().await;
+    let before = InDocker::now().await;
 
     heading("An agent, over MCP");
     let (mut session, took) = timed(Session::initialized(&environment, &[])).await;
@@ -28,6 +29,12 @@ async fn main() {
         took,
         &dsn.replace(&text(&created, "password"), "********"),
     );
+    let on_docker = created["engine"] == "docker";
+    if on_docker {
+        println!("  It runs in a container, because Docker answers.");
+    } else {
+        println!("  It runs as a process of this machine's own PostgreSQL, because Docker does not answer.");
+    }
 
     let (answer, took) = timed(run_sql(&dsn)).await;
     step("connect with the DSN, run SQL", took, &answer);
@@ -45,7 +52,11 @@ async fn main() {
     step(
         "get_postgres_instance",
         took,
-        if got == created { "the same DSN" } else { "another DSN!" },
+        if got["dsn"] == created["dsn"] {
+            "the same DSN"
+        } else {
+            "another DSN!"
+        },
     );
 
     heading("A person, on the command line, sees the same instance");
@@ -53,16 +64,46 @@ async fn main() {
 
     heading("The agent is done");
     let (_, took) = timed(session.succeed("drop_postgres_instance", id)).await;
-    step("drop_postgres_instance", took, "container and data are gone");
+    let gone = if on_docker { "container" } else { "server" };
+    step("drop_postgres_instance", took, &format!("{gone} and data are gone"));
     let (_, took) = timed(session.end()).await;
     step("close the session", took, "the server has ended");
 
-    let after = Leftovers::now().await;
-    if after == before {
-        println!("\nNothing is left: no container, no volume, no network.");
-    } else {
-        println!("\nLeft over, or somebody else is at work on this Docker: {before:?} before, {after:?} now.");
-        std::process::exit(1);
+    match left(on_docker, before, &environment).await {
+        Ok(nothing) => {
+            println!("\nNothing is left: {nothing}.");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            println!("\n{reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What has been looked for in vain.
+///
+/// # Errors
+/// What is there.
+async fn left(
+    on_docker: bool,
+    before: Result<InDocker, String>,
+    environment: &TestEnvironment,
+) -> Result<&'static str, String> {
+    if on_docker {
+        let untold = |error| format!("Docker's own command line cannot tell what is left: {error}");
+        let (before, after) = (before.map_err(untold)?, InDocker::now().await.map_err(untold)?);
+        // Less is no harm: what somebody else's killed process had left, say.
+        if after.exceeds(&before) {
+            return Err(format!(
+                "Left over, or somebody else is at work on this Docker: {before:?} before, {after:?} now."
+            ));
+        }
+        return Ok("no container, no volume, no network");
+    }
+    match local::leftovers(environment).as_slice() {
+        [] => Ok("no process, no data"),
+        left => Err(format!("Left over: {}", left.join(", "))),
     }
 }
 
@@ -117,20 +158,26 @@ fn command_line(environment: &TestEnvironment, arguments: &[&str]) {
 }
 
 /// How much of what instances are made of is on this Docker.
-#[derive(Debug, PartialEq, Eq)]
-struct Leftovers {
+#[derive(Debug)]
+struct InDocker {
     containers: usize,
     volumes: usize,
     networks: usize,
 }
 
-impl Leftovers {
-    async fn now() -> Self {
-        let count = async |arguments: &[&str]| docker(arguments).await.lines().count();
-        Self {
-            containers: count(&["ps", "--all", "--quiet", "--filter", "label=dev-postgres-mcp.id"]).await,
-            volumes: count(&["volume", "ls", "--quiet"]).await,
-            networks: count(&["network", "ls", "--quiet", "--filter", "label=dev-postgres-mcp.network"]).await,
-        }
+impl InDocker {
+    fn exceeds(&self, other: &Self) -> bool {
+        self.containers > other.containers || self.volumes > other.volumes || self.networks > other.networks
+    }
+
+    /// # Errors
+    /// If Docker or its command line isn't there.
+    async fn now() -> Result<Self, String> {
+        let count = async |arguments: &[&str]| Ok::<_, String>(try_docker(arguments).await?.lines().count());
+        Ok(Self {
+            containers: count(&["ps", "--all", "--quiet", "--filter", "label=dev-postgres-mcp.id"]).await?,
+            volumes: count(&["volume", "ls", "--quiet"]).await?,
+            networks: count(&["network", "ls", "--quiet", "--filter", "label=dev-postgres-mcp.network"]).await?,
+        })
     }
 }
