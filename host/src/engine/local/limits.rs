@@ -6,8 +6,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sysinfo::Pid;
-
 use super::instance_dir::InstanceDir;
 use super::server;
 use crate::instance::Limits;
@@ -184,7 +182,7 @@ fn remove_group(path: &Path) -> io::Result<()> {
             .lines()
         {
             if let Ok(pid) = line.parse() {
-                server::kill(Pid::from_u32(pid));
+                server::kill(pid);
             }
         }
         match fs::remove_dir(path) {

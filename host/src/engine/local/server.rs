@@ -280,7 +280,8 @@ pub(super) async fn release_memory(data: &Path, user: Option<&ServerUser>) {
 }
 
 /// Ends a process, whichever it is.
-pub(super) fn kill(pid: Pid) {
+pub(super) fn kill(pid: u32) {
+    let pid = Pid::from_u32(pid);
     // One that has gone, or can't be looked at, is found out by whoever needs it gone.
     if let Ok(system) = look(ProcessesToUpdate::Some(&[pid]))
         && let Some(process) = system.process(pid)
