@@ -74,6 +74,8 @@ struct Inner {
     settings: LocalSettings,
     programs: ProgramFinder,
     tracker: TaskTracker,
+    /// Held while what killed processes have left is removed.
+    sweeping: tokio::sync::Mutex<()>,
     // A std mutex: held for a few instructions, never across a wait.
     mine: Mutex<Mine>,
 }
@@ -100,6 +102,7 @@ impl LocalEngine {
             ),
             settings,
             tracker,
+            sweeping: tokio::sync::Mutex::default(),
             mine: Mutex::default(),
         }))
     }
@@ -136,6 +139,8 @@ impl LocalEngine {
 
     /// Removes what killed processes have left, and waits for that.
     async fn sweep(&self) -> Result<(), EngineError> {
+        // Whoever comes second waits, too: what the first has found isn't found again.
+        let _one_at_a_time = self.0.sweeping.lock().await;
         let debris = self
             .with_state(|state| state.map_or_else(|| Ok(Vec::new()), StateDir::debris))
             .await??;

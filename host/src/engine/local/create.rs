@@ -219,16 +219,15 @@ impl Job {
         }
     }
 
-    /// Has somebody wait for the server's end: it is told to whoever asks, and no zombie is left.
+    /// Has somebody wait for the server's end: it is told to whoever asks until the instance is removed, and no zombie is
+    /// left.
     fn watch(&self, mut child: Child) -> watch::Receiver<Option<String>> {
         let (tell, end) = watch::channel(None);
         self.engine.mine().ends.insert(self.id, end.clone());
-        let (engine, id) = (self.engine.clone(), self.id);
         // Not on the tracker: nothing waits for a server's end before the process ends.
         tokio::spawn(async move {
             let how = child.wait().await.map_or_else(|error| format!("ended: {error}"), how);
             tell.send_replace(Some(how));
-            engine.mine().ends.remove(&id);
         });
         end
     }

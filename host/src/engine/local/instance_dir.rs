@@ -22,6 +22,8 @@ pub(super) const HOST: &str = "127.0.0.1";
 pub(super) struct InstanceDir {
     id: InstanceId,
     path: PathBuf,
+    /// Whom its server runs as, if that can be told.
+    server_uid: Option<u32>,
 }
 
 /// What `instance.json` holds.
@@ -44,8 +46,12 @@ pub(super) fn gone() -> EngineError {
 }
 
 impl InstanceDir {
-    pub(super) fn new(id: InstanceId, path: PathBuf) -> Self {
-        Self { id, path }
+    pub(super) fn new(id: InstanceId, path: PathBuf, server_uid: Option<u32>) -> Self {
+        Self { id, path, server_uid }
+    }
+
+    pub(super) fn server_uid(&self) -> Option<u32> {
+        self.server_uid
     }
 
     pub(super) fn id(&self) -> InstanceId {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::instance_dir::InstanceDir;
 use super::server;
-use crate::instance::Limits;
+use crate::instance::{Limits, MEMORY_MIB_MIN};
 
 /// Where control groups are mounted.
 const MOUNTED: &str = "/sys/fs/cgroup";
@@ -166,12 +166,22 @@ fn name(folder: &InstanceDir) -> String {
 /// # Errors
 /// If one stays busy.
 pub(super) fn remove(folder: &InstanceDir) -> io::Result<()> {
-    folder
-        .control_groups()
-        .iter()
-        // Only what `set` could have made, whatever the file says.
-        .filter(|path| path.starts_with(MOUNTED) && path.ends_with(name(folder)))
-        .try_for_each(|path| remove_group(path))
+    let name = name(folder);
+    let mut groups = folder.control_groups();
+    // Only what `set` could have made, whatever the file says.
+    groups.retain(|path| path.starts_with(MOUNTED) && path.ends_with(&name));
+    // Somebody may have deleted the file with the folder.
+    let own = own_parents().into_iter().map(|parent| parent.join(&name));
+    groups.extend(own.filter(|path| path.exists()));
+    groups.iter().try_for_each(|path| remove_group(path))
+}
+
+/// Where an instance that this process makes has its groups.
+fn own_parents() -> Vec<PathBuf> {
+    // Any limits will do.
+    let limits = Limits::new(MEMORY_MIB_MIN, 1000).ok();
+    let groups = limits.and_then(|limits| own_groups(limits).ok()).unwrap_or_default();
+    groups.into_iter().flat_map(|group| group.parents).collect()
 }
 
 fn remove_group(path: &Path) -> io::Result<()> {

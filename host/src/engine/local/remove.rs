@@ -39,10 +39,15 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
         let folder = folder.clone();
         blocking(move || folder.try_lock()).await?
     };
-    match lock {
-        Some(lock) => clear(engine.clone(), folder, lock).await?,
+    if let Some(lock) = lock {
+        clear(engine.clone(), folder, lock).await?;
+    } else {
         // Whoever has it locked makes it or removes it, and will find it disowned.
-        None => server::stop(&folder).await?,
+        server::stop(&folder).await?;
+        if !folder.path().exists() {
+            // Somebody has deleted the folder under its server.
+            remove_limits(&folder).await?;
+        }
     }
     Ok(was_there)
 }
@@ -51,8 +56,7 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
 pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
     let stopped = server::stop(&folder).await;
     // The groups hold whatever has slipped away from there.
-    let limited = folder.clone();
-    blocking(move || limits::remove(&limited).map_err(failed("removing its control groups", limited.path()))).await?;
+    remove_limits(&folder).await?;
     stopped?;
     let user = engine
         .with_state(|state| state.and_then(|state| state.server_user.clone()))
@@ -70,6 +74,11 @@ pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) 
     }
     drop(lock);
     Ok(())
+}
+
+async fn remove_limits(folder: &InstanceDir) -> Result<(), EngineError> {
+    let folder = folder.clone();
+    blocking(move || limits::remove(&folder).map_err(failed("removing control groups", folder.path()))).await
 }
 
 /// Removes a folder with all that is in it, if it is there.

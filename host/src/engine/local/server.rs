@@ -54,7 +54,7 @@ pub(super) fn command(program: &Path, user: Option<&ServerUser>) -> Command {
         }
     }
     // Its messages are read by us and shown to people; time is what the official image has.
-    command.env("LC_MESSAGES", "C").env("TZ", "UTC");
+    command.env("LC_MESSAGES", "C").env("TZ", "Etc/UTC");
     run_as(&mut command, user);
     command
 }
@@ -98,7 +98,7 @@ pub(super) fn runs(folder: &InstanceDir) -> Result<bool, EngineError> {
     let data = folder.data();
     // It is only where to look first.
     let pid = pid_file(&data).and_then(|text| text.lines().next()?.trim().parse().ok());
-    let is_server = |system: &System, pid| system.process(pid).is_some_and(|process| is_server(process, &data));
+    let is_server = |system: &System, pid| system.process(pid).is_some_and(|process| is_server(process, folder));
     if let Some(pid) = pid.map(Pid::from_u32)
         && is_server(&look(ProcessesToUpdate::Some(&[pid]))?, pid)
     {
@@ -132,16 +132,17 @@ fn look(which: ProcessesToUpdate<'_>) -> Result<System, EngineError> {
 
 /// Whether this process is `postgres -D <data>`. The last parts of the path are compared: they hold the id, and links may
 /// lead to the rest in several ways. A process that has ended and is not waited for has no command line.
-fn is_server(process: &Process, data: &Path) -> bool {
+fn is_server(process: &Process, folder_of: &InstanceDir) -> bool {
+    let data = folder_of.data();
     let parts: Vec<_> = data.components().rev().take(3).collect();
     let tail: PathBuf = parts.into_iter().rev().collect();
-    let [program, option, folder] = process.cmd() else {
+    let [program, option, place] = process.cmd() else {
         return false;
     };
     Path::new(program).file_stem() == Some(OsStr::new("postgres"))
         && option == "-D"
-        && Path::new(folder).ends_with(&tail)
-        && is_owners(process, data)
+        && Path::new(place).ends_with(&tail)
+        && is_owners(process, folder_of)
 }
 
 /// Whether this process belongs to the instance: the server itself, what it has forked, and what SQL has started.
@@ -149,19 +150,27 @@ fn is_part(process: &Process, folder: &InstanceDir) -> bool {
     let data = folder.data();
     let forked = || {
         let title = process.cmd().first().and_then(|title| title.to_str());
-        title.is_some_and(|title| title.starts_with("postgres: ")) && process.cwd() == Some(&data)
+        title.is_some_and(|title| title.starts_with("postgres: "))
+            && process.cwd().is_some_and(|place| is_at(place, &data))
     };
     let mark = format!("{MARK}={}", folder.id());
     let marked = || process.environ().iter().any(|variable| variable == mark.as_str());
-    is_server(process, &data) || (is_owners(process, &data) && (forked() || marked()))
+    is_server(process, folder) || (is_owners(process, folder) && (forked() || marked()))
+}
+
+/// Linux says so of a folder that was removed.
+fn is_at(place: &Path, data: &Path) -> bool {
+    place.to_string_lossy().trim_end_matches(" (deleted)") == data.to_string_lossy()
 }
 
 /// Whether this process runs as the user whose folder it is: nobody else's is any of our business.
-fn is_owners(process: &Process, folder: &Path) -> bool {
+fn is_owners(process: &Process, folder: &InstanceDir) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        let owner = folder.symlink_metadata().ok().map(|metadata| metadata.uid());
+        let owner = folder.data().symlink_metadata().ok().map(|metadata| metadata.uid());
+        // Somebody may have deleted it under the server.
+        let owner = owner.or(folder.server_uid());
         owner.is_some() && process.effective_user_id().or(process.user_id()).map(|user| **user) == owner
     }
     #[cfg(not(unix))]
@@ -224,8 +233,8 @@ pub(super) async fn stop(folder: &InstanceDir) -> Result<(), EngineError> {
 async fn signal_all(folder: &InstanceDir, signal: Signal, all: bool) -> Result<Vec<Pid>, EngineError> {
     let folder = folder.clone();
     blocking(move || {
-        let (system, data) = (look(ProcessesToUpdate::All)?, folder.data());
-        let mine = |process: &&Process| is_server(process, &data) || all && is_part(process, &folder);
+        let system = look(ProcessesToUpdate::All)?;
+        let mine = |process: &&Process| is_server(process, &folder) || all && is_part(process, &folder);
         let mine = system.processes().values().filter(mine);
         Ok(mine
             .map(|process| {
@@ -240,10 +249,10 @@ async fn signal_all(folder: &InstanceDir, signal: Signal, all: bool) -> Result<V
 
 /// Waits until these processes have ended; `false` if they haven't within `patience`.
 async fn ended(folder: &InstanceDir, pids: &[Pid], patience: Duration) -> Result<bool, EngineError> {
-    let (late, data) = (Instant::now() + patience, folder.data());
+    let late = Instant::now() + patience;
     loop {
         let system = look(ProcessesToUpdate::Some(pids))?;
-        let runs = |pid: &Pid| system.process(*pid).is_some_and(|process| is_server(process, &data));
+        let runs = |pid: &Pid| system.process(*pid).is_some_and(|process| is_server(process, folder));
         if !pids.iter().any(runs) {
             return Ok(true);
         }

@@ -47,6 +47,14 @@ impl ServerUser {
         })
     }
 
+    /// The id of whom servers run as; `None` if users have none here.
+    pub(super) fn uid(user: Option<&Self>) -> Option<u32> {
+        #[cfg(unix)]
+        return user.map(|user| user.uid).or(Some(nix::unistd::geteuid().as_raw()));
+        #[cfg(not(unix))]
+        return user.map(|user| user.uid);
+    }
+
     #[cfg(unix)]
     fn named(name: &str) -> Result<Option<Self>, EngineError> {
         let found = nix::unistd::User::from_name(name).map_err(|error| EngineError::Request {

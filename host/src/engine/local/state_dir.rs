@@ -1,6 +1,6 @@
 //! The folder where the local engine keeps everything: made with nobody else's eyes on it, and swept.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -47,8 +47,12 @@ impl StateDir {
         if let Some(parent) = state.root.parent() {
             fs::create_dir_all(parent).map_err(failed("making the state directory", parent))?;
         }
-        state.make_folder(&state.root)?;
+        make_private(&state.root)?;
         check_owner(&state.root)?;
+        // One that was there before, with other things in it, stays as its owner wants it.
+        if is_empty(&state.root)? {
+            state.make_folder(&state.root)?;
+        }
         state.make_folder(&state.root.join("instances"))?;
         state.make_folder(&state.root.join("templates"))?;
         if let Some(user) = &state.server_user
@@ -75,7 +79,11 @@ impl StateDir {
     }
 
     pub(super) fn instance(&self, id: InstanceId) -> InstanceDir {
-        InstanceDir::new(id, self.root.join("instances").join(id.to_string()))
+        InstanceDir::new(
+            id,
+            self.root.join("instances").join(id.to_string()),
+            ServerUser::uid(self.server_user.as_ref()),
+        )
     }
 
     /// Every folder that is named as an instance's, whatever is in it.
@@ -111,18 +119,18 @@ impl StateDir {
             return Ok(Vec::new());
         }
         let sweeping = self.sweeping()?;
-        match sweeping.try_lock() {
-            Ok(()) => {}
-            // Somebody is making an instance or sweeping: the next look will do.
-            Err(TryLockError::WouldBlock) => return Ok(Vec::new()),
-            Err(TryLockError::Error(error)) => return Err(failed("locking the state directory", &self.root)(error)),
-        }
+        // Nobody has it for longer than it takes to make a folder or to look at all of them.
+        sweeping
+            .lock()
+            .map_err(failed("locking the state directory", &self.root))?;
         let mut debris = Vec::new();
         for folder in self.instances()?.into_iter().filter(|folder| !folder.is_whole()) {
             // Looked at again: its creator may have finished before the lock was free.
             if let Some(lock) = folder.try_lock()?
                 && !folder.is_whole()
             {
+                // At once: whoever lists is not to take it for an instance while it is being removed.
+                folder.disown()?;
                 debris.push((folder, lock));
             }
         }
@@ -164,6 +172,11 @@ pub(super) fn make_private(path: &Path) -> Result<(), EngineError> {
         }
         _ => Ok(()),
     }
+}
+
+fn is_empty(folder: &Path) -> Result<bool, EngineError> {
+    let mut entries = fs::read_dir(folder).map_err(failed("looking at the state directory", folder))?;
+    Ok(entries.next().is_none())
 }
 
 /// Opens a lock file, making it where there is none.
