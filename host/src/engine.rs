@@ -61,6 +61,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// One instance with its password; `None` if there is none of ours with this id.
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError>;
 
+    /// Where else there may be instances that can't be seen now, as a clause: "Docker can't be reached".
+    async fn unseen(&self) -> Option<String> {
+        None
+    }
+
     /// Removes an instance with its data; `false` if there was none of ours with this id.
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError>;
 
@@ -164,14 +169,6 @@ pub enum EngineError {
         version: String,
         /// What is there, newest first: "17.6 in /usr/lib/postgresql/17/bin". Never empty.
         found: Vec<String>,
-    },
-    /// It is not where can be looked.
-    #[error("there is no instance {id} on this machine itself, and Docker, where it may be, can't be asked: {reason}")]
-    MayBeInDocker {
-        /// What was asked for.
-        id: InstanceId,
-        /// What is wrong with Docker.
-        reason: String,
     },
     /// Neither engine can be used.
     #[error("there is neither Docker nor PostgreSQL itself: {docker}; {local}")]

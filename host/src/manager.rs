@@ -56,6 +56,14 @@ pub enum InstanceError {
     /// There is no such instance.
     #[error("there is no instance {0}")]
     NotFound(InstanceId),
+    /// There is no such instance where can be looked.
+    #[error("there is no instance {id} here, and where else it may be can't be looked: {unseen}")]
+    NotSeen {
+        /// What was asked for.
+        id: InstanceId,
+        /// What can't be looked at, and why.
+        unseen: String,
+    },
     /// No port is left.
     #[error(transparent)]
     Ports(#[from] PortsExhausted),
@@ -94,6 +102,10 @@ impl From<&InstanceError> for Failure {
                 FailureCode::NotFound,
                 "List the instances to see which ones there are; a dropped instance doesn't come back.",
             ),
+            InstanceError::NotSeen { .. } => (
+                FailureCode::NotFound,
+                "If it was made in Docker, start Docker and try again; a dropped instance doesn't come back.",
+            ),
             InstanceError::Ports(PortsExhausted { .. }) => (
                 FailureCode::Exhausted,
                 "Drop instances that are no longer needed, or configure a wider range (instance.ports).",
@@ -126,10 +138,6 @@ impl From<&EngineError> for Failure {
             EngineError::Pull { .. } => (
                 FailureCode::Unavailable,
                 "See whether the registry can be reached: `docker pull` with the same image tells more.",
-            ),
-            EngineError::MayBeInDocker { .. } => (
-                FailureCode::NotFound,
-                "If it was made in Docker, start Docker and try again; a dropped instance doesn't come back.",
             ),
             EngineError::NoSuchVersion { .. } => (
                 FailureCode::Unavailable,
@@ -246,7 +254,7 @@ impl InstanceManager {
     pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
         self.find(id, Action::Drop, caller).await?;
         if !self.engine.remove(id).await? {
-            return Err(InstanceError::NotFound(id));
+            return Err(self.not_found(id).await);
         }
         tracing::info!(%id, %caller, "dropped");
         Ok(())
@@ -291,9 +299,18 @@ impl InstanceManager {
     }
 
     async fn find(&self, id: InstanceId, action: Action, caller: &Caller) -> Result<Found, InstanceError> {
-        let found = self.engine.get(id).await?.ok_or(InstanceError::NotFound(id))?;
+        let Some(found) = self.engine.get(id).await? else {
+            return Err(self.not_found(id).await);
+        };
         self.policy.authorize(action, &found.instance, caller).await?;
         Ok(found)
+    }
+
+    async fn not_found(&self, id: InstanceId) -> InstanceError {
+        match self.engine.unseen().await {
+            Some(unseen) => InstanceError::NotSeen { id, unseen },
+            None => InstanceError::NotFound(id),
+        }
     }
 
     async fn connection(&self, found: Found) -> Result<Connection, Rejection> {

@@ -6,7 +6,13 @@ pub mod database;
 pub mod docker_cli;
 pub mod guests;
 pub mod local;
+#[cfg(unix)]
+pub mod local_engine;
+#[cfg(unix)]
+pub mod processes;
 pub mod readme;
+#[cfg(unix)]
+pub mod scene;
 pub mod scripted_daemon;
 pub mod session;
 pub mod specs;

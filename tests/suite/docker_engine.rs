@@ -1,108 +1,29 @@
-//! The Docker engine on the real daemon.
+//! What only the Docker engine does, on the real daemon; `engines.rs` has what it shares with others.
 //!
 //! Other tests use the same daemon at the same time: each test here has a network of its own and looks only at the
 //! containers that it made.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
-use dev_postgres_mcp::engine::{Engine, EngineError, Verdict};
-use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp::engine::docker::DockerSettings;
+use dev_postgres_mcp::engine::{EngineError, Verdict};
+use dev_postgres_mcp::instance::{Found, Image, InstanceSpec, Progress, ProgressSink, Status};
 use dev_postgres_mcp_tests::address_beyond_loopback;
-use dev_postgres_mcp_tests::database::{connect, connect_when_ready};
+use dev_postgres_mcp_tests::database::connect_when_ready;
 use dev_postgres_mcp_tests::docker_cli::{docker, pause, try_docker};
+use dev_postgres_mcp_tests::scene::{DockerGround, Scene};
 use dev_postgres_mcp_tests::specs::spec;
-use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::process::{Child, Command};
-use tokio_postgres::error::SqlState;
-use tokio_util::task::TaskTracker;
 
 /// An engine with a network of its own.
-struct Scene {
-    engine: DockerEngine,
-    tracker: TaskTracker,
-    network: String,
-    /// What was made here, for the check at the end.
-    made: Mutex<BTreeSet<InstanceId>>,
-}
-
-impl Scene {
-    fn new() -> Self {
-        Self::with(DockerSettings::default())
-    }
-
-    fn with(settings: DockerSettings) -> Self {
-        let network = format!("dev-postgres-mcp-test-{}", InstanceId::random());
-        let tracker = TaskTracker::new();
-        let settings = DockerSettings {
-            network: network.clone(),
-            ..settings
-        };
-        Self {
-            engine: DockerEngine::new(settings, tracker.clone()),
-            tracker,
-            network,
-            made: Mutex::default(),
-        }
-    }
-
-    fn id(&self) -> InstanceId {
-        let id = InstanceId::random();
-        self.made.lock().expect("no panic").insert(id);
-        id
-    }
-
-    /// Creates an instance on any port.
-    async fn create(&self, spec: InstanceSpec) -> Found {
-        for _ in 0..20 {
-            match self
-                .engine
-                .create(self.id(), &spec, any_port(), &ProgressSink::none())
-                .await
-            {
-                Ok(created) => return created.found,
-                Err(EngineError::PortTaken(_)) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-        panic!("twenty ports were taken");
-    }
-
-    /// Waits for the background work and looks at what Docker still has of this scene.
-    async fn assert_nothing_left(&self) {
-        self.tracker.close();
-        self.tracker.wait().await;
-        let made = self.made.lock().expect("no panic").clone();
-        for id in made {
-            let label = format!("label=dev-postgres-mcp.id={id}");
-            assert_eq!(
-                docker(&["ps", "-aq", "--filter", &label]).await,
-                "",
-                "{id} is left over"
-            );
-            let name = format!("name=mcp-postgres-{id}");
-            assert_eq!(docker(&["ps", "-aq", "--filter", &name]).await, "", "{id} is left over");
-        }
-        let name = format!("name={}", self.network);
-        assert_eq!(
-            docker(&["network", "ls", "-q", "--filter", &name]).await,
-            "",
-            "the network is left over"
-        );
-    }
-}
-
-/// A port beyond the range that instances have by default and below those that the system gives to clients.
-fn any_port() -> Port {
-    Port::try_from(rand::rng().random_range(25_433..32_768)).expect("a port")
+fn scene() -> Scene<DockerGround> {
+    Scene::on(Arc::new(DockerGround::default()))
 }
 
 fn plain() -> InstanceSpec {
@@ -116,40 +37,8 @@ async fn inspect(found: &Found) -> Value {
 }
 
 #[tokio::test]
-async fn an_instance_answers_is_found_again_by_another_process_and_goes_without_a_trace() {
-    let scene = Scene::new();
-    let wanted = spec("my-db \"x\" 'y'", "us er%/@ü", "p@ss:/w?rd#1 %41'\"\\");
-    let found = scene.create(wanted.clone()).await;
-    let client = connect_when_ready(&found).await;
-    let row = client
-        .query_one(
-            "SELECT current_database()::text, current_user::text, pg_is_in_recovery()",
-            &[],
-        )
-        .await
-        .expect("an answer");
-    assert_eq!(row.get::<_, String>(0), "my-db \"x\" 'y'");
-    assert_eq!(row.get::<_, String>(1), "us er%/@ü");
-
-    let other = DockerEngine::new(DockerSettings::default(), TaskTracker::new());
-    let again = other
-        .get(found.instance.id)
-        .await
-        .expect("an answer")
-        .expect("the instance");
-    assert_eq!(again.instance, found.instance);
-    assert_eq!(again.password.expose(), wanted.password.expose());
-    assert!(other.list().await.expect("a list").contains(&found.instance));
-
-    assert!(scene.engine.remove(found.instance.id).await.expect("removed"));
-    assert!(!scene.engine.remove(found.instance.id).await.expect("an answer"));
-    assert!(other.get(found.instance.id).await.expect("an answer").is_none());
-    scene.assert_nothing_left().await;
-}
-
-#[tokio::test]
 async fn an_instance_has_no_more_rights_and_resources_than_it_needs_and_no_volume() {
-    let scene = Scene::new();
+    let scene = scene();
     let found = scene.create(plain()).await;
     connect_when_ready(&found).await;
     let inspected = inspect(&found).await;
@@ -184,7 +73,7 @@ async fn an_instance_has_no_more_rights_and_resources_than_it_needs_and_no_volum
 
 #[tokio::test]
 async fn data_dies_with_the_container_even_if_somebody_else_removes_it_without_its_volumes() {
-    let scene = Scene::new();
+    let scene = scene();
     let found = scene.create(plain()).await;
     connect_when_ready(&found).await;
     let mounts = inspect(&found).await["Mounts"].take();
@@ -209,59 +98,8 @@ async fn data_dies_with_the_container_even_if_somebody_else_removes_it_without_i
 }
 
 #[tokio::test]
-async fn any_password_opens_its_instance_and_only_that_one_does() {
-    let scene = Arc::new(Scene::new());
-    let verifier = "SCRAM-SHA-256$4096:AAAAAAAAAAAAAAAAAAAAAA==$47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:\
-                    47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=";
-    let long = "x".repeat(1024);
-    let mut logins = tokio::task::JoinSet::new();
-    for password in [
-        "two\nlines\r\n",
-        "md5d41d8cd98f00b204e9800998ecf8427e",
-        verifier,
-        &long,
-        " ",
-        "🔑 ü",
-    ] {
-        let (scene, password) = (Arc::clone(&scene), password.to_owned());
-        logins.spawn(async move {
-            let found = scene.create(spec("app", "me", &password)).await;
-            connect_when_ready(&found).await;
-            let again = scene.engine.get(found.instance.id).await.expect("an answer");
-            assert_eq!(again.expect("the instance").password.expose(), password);
-            let error = connect(&found, "wrong").await.expect_err("a wrong password");
-            assert_eq!(error.code().map(SqlState::code), Some("28P01"), "{error}");
-            scene.engine.remove(found.instance.id).await.expect("removed");
-        });
-    }
-    logins.join_all().await;
-    scene.assert_nothing_left().await;
-}
-
-#[tokio::test]
-async fn a_port_that_somebody_holds_is_said_to_be_taken_and_leaves_nothing() {
-    let scene = Scene::new();
-    let held_by_process = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let port = held_by_process.local_addr().expect("the port").port();
-    let by_container = scene.create(plain()).await;
-    for port in [Port::try_from(port).expect("a port"), by_container.instance.port] {
-        let error = scene
-            .engine
-            .create(scene.id(), &plain(), port, &ProgressSink::none())
-            .await
-            .expect_err("a taken port");
-        assert!(
-            matches!(error, EngineError::PortTaken(taken) if taken == port),
-            "{error}"
-        );
-    }
-    scene.engine.remove(by_container.instance.id).await.expect("removed");
-    scene.assert_nothing_left().await;
-}
-
-#[tokio::test]
 async fn instances_that_were_paused_stopped_or_renamed_are_shown_as_they_are_and_removed() {
-    let scene = Scene::new();
+    let scene = scene();
     let (paused, stopped, renamed) = tokio::join!(scene.create(plain()), scene.create(plain()), scene.create(plain()));
     pause(&paused.instance.container_id).await;
     docker(&["kill", &stopped.instance.container_id]).await;
@@ -284,45 +122,12 @@ async fn instances_that_were_paused_stopped_or_renamed_are_shown_as_they_are_and
 }
 
 #[tokio::test]
-async fn the_end_of_an_instance_comes_with_its_exit_code_and_log() {
-    let scene = Scene::new();
-    let found = scene.create(plain()).await;
-    connect_when_ready(&found).await;
-    let stop = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        docker(&["stop", &found.instance.container_id]).await
-    };
-    let (ended, _) = tokio::join!(scene.engine.ended(found.instance.id), stop);
-    let ended = ended.expect("an end");
-    assert_eq!(ended.how, "exited with code 0");
-    assert!(
-        ended.last_lines.last().is_some_and(|line| line.contains("shut down")),
-        "{:?}",
-        ended.last_lines
-    );
-    scene.engine.remove(found.instance.id).await.expect("removed");
-    scene.assert_nothing_left().await;
-}
-
-#[tokio::test]
-async fn an_instance_that_is_removed_twice_at_once_is_gone_for_both() {
-    let scene = Scene::new();
-    let found = scene.create(plain()).await;
-    let id = found.instance.id;
-    let other = scene.engine.clone();
-    let (one, two, ended) = tokio::join!(scene.engine.remove(id), other.remove(id), scene.engine.ended(id));
-    assert!(one.expect("an answer") | two.expect("an answer"));
-    ended.expect("an end");
-    scene.assert_nothing_left().await;
-}
-
-#[tokio::test]
 async fn instances_cannot_reach_each_other() {
-    let scene = Scene::new();
+    let scene = scene();
     let (one, other) = tokio::join!(scene.create(plain()), scene.create(plain()));
     connect_when_ready(&other).await;
     let inspected = inspect(&other).await;
-    let address = inspected["NetworkSettings"]["Networks"][&scene.network]["IPAddress"]
+    let address = inspected["NetworkSettings"]["Networks"][scene.ground.network()]["IPAddress"]
         .as_str()
         .expect("its address")
         .to_owned();
@@ -342,57 +147,6 @@ async fn instances_cannot_reach_each_other() {
 }
 
 #[tokio::test]
-async fn two_processes_may_create_and_remove_at_once_on_one_network() {
-    let scene = Scene::new();
-    let settings = DockerSettings {
-        network: scene.network.clone(),
-        ..DockerSettings::default()
-    };
-    let other = Scene {
-        engine: DockerEngine::new(settings, scene.tracker.clone()),
-        tracker: scene.tracker.clone(),
-        network: scene.network.clone(),
-        made: Mutex::default(),
-    };
-    // Each round begins and ends without the network, so the two make and remove it against each other.
-    for _ in 0..3 {
-        let round = async |scene: &Scene| {
-            let found = scene.create(plain()).await;
-            assert!(scene.engine.remove(found.instance.id).await.expect("removed"));
-        };
-        tokio::join!(round(&scene), round(&other), round(&scene), round(&other));
-    }
-    scene.assert_nothing_left().await;
-    other.assert_nothing_left().await;
-}
-
-#[tokio::test]
-async fn a_create_dropped_at_any_moment_leaves_nothing() {
-    let seed = rand::rng().random();
-    eprintln!("seed {seed}");
-    let mut rng = StdRng::seed_from_u64(seed);
-    let scene = Arc::new(Scene::new());
-    for _ in 0..6 {
-        let mut creates = tokio::task::JoinSet::new();
-        for _ in 0..4 {
-            let patience = Duration::from_millis(rng.random_range(0..700));
-            let scene = Arc::clone(&scene);
-            creates.spawn(async move {
-                let id = scene.id();
-                let wanted = plain();
-                let progress = ProgressSink::none();
-                let create = scene.engine.create(id, &wanted, any_port(), &progress);
-                if let Ok(Ok(_)) = tokio::time::timeout(patience, create).await {
-                    scene.engine.remove(id).await.expect("removed");
-                }
-            });
-        }
-        creates.join_all().await;
-    }
-    scene.assert_nothing_left().await;
-}
-
-#[tokio::test]
 async fn a_remote_daemon_publishes_on_the_address_where_it_is_reached_and_nowhere_else() {
     let Some(remote) = address_beyond_loopback() else {
         eprintln!("skipped: this machine has no address but loopback");
@@ -404,10 +158,10 @@ async fn a_remote_daemon_publishes_on_the_address_where_it_is_reached_and_nowher
         return;
     };
     let address = forward(remote, socket).await;
-    let scene = Scene::with(DockerSettings {
+    let scene = Scene::on(Arc::new(DockerGround::with(DockerSettings {
         host: Some(format!("tcp://{address}")),
         ..DockerSettings::default()
-    });
+    })));
     let found = scene.create(plain()).await;
     assert_eq!(found.instance.host, remote.to_string());
     connect_when_ready(&found).await;
@@ -440,7 +194,7 @@ async fn forward(address: IpAddr, socket: String) -> SocketAddr {
 
 #[tokio::test]
 async fn doctor_finds_nothing_wrong_here() {
-    let scene = Scene::new();
+    let scene = scene();
     let lines = scene.engine.diagnose(&plain().image).await;
     let subjects: Vec<&str> = lines.iter().map(|line| line.subject).collect();
     assert_eq!(subjects[..3], ["Docker", "image", "network"]);
@@ -502,7 +256,7 @@ impl Registry {
 
 #[tokio::test]
 async fn a_missing_image_is_pulled_from_its_registry_and_an_unknown_tag_is_no_such_image() {
-    let scene = Scene::new();
+    let scene = scene();
     let Some(registry) = Registry::start().await else {
         eprintln!("skipped: there is no registry program (Debian's docker-registry)");
         return;
@@ -536,7 +290,7 @@ async fn a_missing_image_is_pulled_from_its_registry_and_an_unknown_tag_is_no_su
 
 #[tokio::test]
 async fn a_registry_that_cannot_be_reached_is_said_so() {
-    let scene = Scene::new();
+    let scene = scene();
     // The discard port: nothing listens there.
     let image = Image::new("127.0.0.1:9/postgres", "17").expect("an image");
     let error = scene

@@ -8,6 +8,12 @@ mod docker_faults;
 #[cfg(unix)]
 mod docker_templates;
 mod engine_choice;
+#[cfg(unix)]
+mod engines;
+#[cfg(unix)]
+mod local_engine;
+#[cfg(unix)]
+mod local_kills;
 mod map;
 mod mcp_stdio;
 mod readme;

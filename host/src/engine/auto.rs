@@ -52,19 +52,6 @@ impl AutoEngine {
         })
     }
 
-    /// # Errors
-    /// If Docker, where an instance may be, doesn't answer.
-    async fn ask_docker(&self, id: InstanceId) -> Result<(), EngineError> {
-        let Err(no_docker) = self.docker.answers().await else {
-            return Ok(());
-        };
-        self.without_docker(&no_docker).await?;
-        Err(EngineError::MayBeInDocker {
-            id,
-            reason: no_docker.to_string(),
-        })
-    }
-
     /// Makes do with the local engine alone.
     ///
     /// # Errors
@@ -150,23 +137,31 @@ impl Engine for AutoEngine {
         if self.is_local(id).await {
             return self.local.get(id).await;
         }
-        self.ask_docker(id).await?;
-        self.docker.get(id).await
+        match self.docker.answers().await {
+            Ok(()) => self.docker.get(id).await,
+            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| None),
+        }
+    }
+
+    async fn unseen(&self) -> Option<String> {
+        self.docker.answers().await.err().map(|no_docker| no_docker.to_string())
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
         if self.is_local(id).await {
             return self.local.remove(id).await;
         }
-        self.ask_docker(id).await?;
-        self.docker.remove(id).await
+        match self.docker.answers().await {
+            Ok(()) => self.docker.remove(id).await,
+            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| false),
+        }
     }
 
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
-        if self.is_local(id).await {
-            return self.local.ended(id).await;
+        if !self.is_local(id).await && self.docker.answers().await.is_ok() {
+            return self.docker.ended(id).await;
         }
-        self.docker.ended(id).await
+        self.local.ended(id).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

@@ -80,7 +80,9 @@ impl InstanceDir {
 
     /// Whether there is an instance in it, kept or not.
     pub(super) fn is_there(&self) -> bool {
-        self.state().metadata().is_ok_and(|metadata| metadata.len() > 0)
+        // An empty one is what a power cut leaves, with no server.
+        let written = self.state().metadata();
+        written.is_ok_and(|metadata| metadata.len() > 0 || server::runs(self).unwrap_or(true))
     }
 
     /// Whether there is an instance in it that somebody has been told of.

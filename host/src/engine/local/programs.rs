@@ -175,8 +175,9 @@ impl ProgramFinder {
     /// # Errors
     /// If there are none.
     pub(super) async fn all(&self) -> Result<Vec<Programs>, EngineError> {
+        let user = ServerUser::find(self.user.as_deref())?;
         let mut folders = self.bin_dirs.clone();
-        folders.extend(self.said_by_pg_config().await);
+        folders.extend(self.said_by_pg_config(user.as_ref()).await);
         folders.extend(self.path.iter().cloned());
         folders.extend(USUAL_PLACES.into_iter().flat_map(|place| expand(Path::new(place))));
         let mut real = Vec::new();
@@ -188,7 +189,7 @@ impl ProgramFinder {
                 real.push(folder);
             }
         }
-        let mut all: Vec<Programs> = join_all(real.iter().map(|folder| self.look_at(folder)))
+        let mut all: Vec<Programs> = join_all(real.iter().map(|folder| self.look_at(folder, user.as_ref())))
             .await
             .into_iter()
             .flatten()
@@ -201,17 +202,17 @@ impl ProgramFinder {
         Ok(all)
     }
 
-    async fn said_by_pg_config(&self) -> Option<PathBuf> {
+    async fn said_by_pg_config(&self, user: Option<&ServerUser>) -> Option<PathBuf> {
         let pg_config = self
             .path
             .iter()
             .map(|folder| program(folder, "pg_config"))
             .find(|file| file.is_file())?;
-        let said = self.ask(&pg_config, "--bindir").await?;
+        let said = ask(&pg_config, "--bindir", user).await?;
         Some(PathBuf::from(said.trim_end()))
     }
 
-    async fn look_at(&self, folder: &Path) -> Option<Programs> {
+    async fn look_at(&self, folder: &Path, user: Option<&ServerUser>) -> Option<Programs> {
         let postgres = program(folder, "postgres");
         let changed = postgres.metadata().and_then(|metadata| metadata.modified()).ok();
         if let Some(known) = self.known().get(folder)
@@ -220,7 +221,7 @@ impl ProgramFinder {
         {
             return known.programs.clone();
         }
-        let said = self.ask(&postgres, "--version").await;
+        let said = ask(&postgres, "--version", user).await;
         let version = said.as_deref().and_then(ServerVersion::parse);
         if version.is_none() {
             tracing::debug!(program = %postgres.display(), said, "says no version that makes sense");
@@ -242,22 +243,21 @@ impl ProgramFinder {
     fn known(&self) -> MutexGuard<'_, HashMap<PathBuf, Known>> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// What a program prints; `None` if it doesn't run, fails, or takes too long. As the servers' user: a folder of programs
-    /// may be anybody's.
-    async fn ask(&self, program: &Path, question: &str) -> Option<String> {
-        let user = ServerUser::find(self.user.as_deref()).ok()?;
-        let answer = server::command(program, user.as_ref())
-            .arg(question)
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let output = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?;
-        output
-            .status
-            .success()
-            .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
-    }
+/// What a program prints; `None` if it doesn't run, fails, or takes too long. As the servers' user: a folder of programs may
+/// be anybody's.
+async fn ask(program: &Path, question: &str, user: Option<&ServerUser>) -> Option<String> {
+    let answer = server::command(program, user)
+        .arg(question)
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .output();
+    let output = tokio::time::timeout(ANSWER_TIMEOUT, answer).await.ok()?.ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The folder itself, links resolved, if it has all that an instance takes.

@@ -32,7 +32,7 @@ const FORCED: Duration = Duration::from_secs(3);
 const END_PAUSE: Duration = Duration::from_millis(3);
 const FORCED_PAUSE: Duration = Duration::from_millis(20);
 /// The variable by which programs that SQL starts are known, as long as they leave it in place.
-const MARK: &str = "DEV_POSTGRES_MCP_INSTANCE";
+pub(super) const MARK: &str = "DEV_POSTGRES_MCP_INSTANCE";
 /// What servers get of this process's environment: what it takes to run. The rest may hold secrets, and anybody who may
 /// run SQL as a superuser could read it.
 const ENVIRONMENT: [&str; 6] = [
@@ -171,12 +171,23 @@ fn is_owners(process: &Process, folder: &InstanceDir) -> bool {
         let owner = folder.data().symlink_metadata().ok().map(|metadata| metadata.uid());
         // Somebody may have deleted it under the server.
         let owner = owner.or(folder.server_uid());
-        owner.is_some() && process.effective_user_id().or(process.user_id()).map(|user| **user) == owner
+        owner.is_some() && user_of(process) == owner
     }
     #[cfg(not(unix))]
     {
         let _ = (process, folder);
         true
+    }
+}
+
+/// The id of whom a process runs as; `None` if users have none here.
+fn user_of(process: &Process) -> Option<u32> {
+    #[cfg(unix)]
+    return process.effective_user_id().or(process.user_id()).map(|user| **user);
+    #[cfg(not(unix))]
+    {
+        let _ = process;
+        None
     }
 }
 
@@ -260,6 +271,34 @@ async fn ended(folder: &InstanceDir, pids: &[Pid], patience: Duration) -> Result
             return Ok(false);
         }
         sleep(END_PAUSE).await;
+    }
+}
+
+/// Ends by force whatever has this mark in its environment and is our server user's, as often as it comes back.
+///
+/// # Errors
+/// If something runs on.
+pub(super) async fn end_marked(mark: &str, uid: Option<u32>) -> Result<(), EngineError> {
+    let late = Instant::now() + FORCED;
+    loop {
+        let wanted = format!("{MARK}={mark}");
+        let left = blocking(move || {
+            let system = look(ProcessesToUpdate::All)?;
+            let has_mark = |process: &&Process| {
+                user_of(process) == uid && process.environ().iter().any(|variable| variable == wanted.as_str())
+            };
+            Ok(system.processes().values().filter(has_mark).map(Process::kill).count())
+        });
+        if left.await? == 0 {
+            return Ok(());
+        }
+        if Instant::now() >= late {
+            return Err(EngineError::TimedOut {
+                verb: "ending initdb",
+                after: FORCED,
+            });
+        }
+        sleep(FORCED_PAUSE).await;
     }
 }
 

@@ -89,10 +89,20 @@ impl Drop for Unfinished {
 
 /// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere.
 async fn discard(folder: &Path, user: Option<&ServerUser>) {
+    // Its parent may have been killed.
+    if let Err(error) = server::end_marked(&mark(folder), ServerUser::uid(user)).await {
+        tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
+        return;
+    }
     server::release_memory(&folder.join("cluster"), user).await;
     if let Err(error) = remove_tree(folder).await {
         tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
     }
+}
+
+/// What `initdb` and its children are known by.
+fn mark(unfinished: &Path) -> String {
+    unfinished.display().to_string()
 }
 
 /// Removes templates that killed processes have left half-made.
@@ -128,7 +138,6 @@ fn unfinished(state: &StateDir) -> Vec<(PathBuf, File)> {
         .filter(|path| path.extension().is_some_and(|extension| extension == UNFINISHED))
         .filter_map(|path| {
             let lock = open_lock(&path.with_extension(LOCK)).ok()?;
-            // `initdb` itself holds it as well, however its parent ended.
             lock.try_lock().ok().map(|()| (path, lock))
         })
         .collect()
@@ -258,8 +267,6 @@ async fn initialise(
         remove_tree(&cluster).await.map_err(failed(initialising, &cluster))?;
         make_private(&cluster)?;
         state.give_to_server(&cluster)?;
-        let lock = unfinished.lock.as_ref().map(File::try_clone).transpose();
-        let lock = lock.map_err(failed(initialising, &cluster))?;
         let running = server::command(&initdb, user)
             .arg("--pgdata")
             .arg(&cluster)
@@ -267,8 +274,7 @@ async fn initialise(
             .arg(&password_file)
             .args(["--username", SUPERUSER, "--encoding", "UTF8", "--locale", locale])
             .args(["--lc-messages", "C", "--auth", "scram-sha-256"])
-            // It never reads it: as long as it runs, or one of its children does, the template is locked.
-            .stdin(lock.map_or_else(Stdio::null, Stdio::from))
+            .env(server::MARK, mark(&unfinished.folder))
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
