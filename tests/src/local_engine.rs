@@ -15,62 +15,30 @@ use dev_postgres_mcp::engine::auto::AutoEngine;
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
 use dev_postgres_mcp::engine::local::{LocalEngine, LocalSettings};
 use dev_postgres_mcp::instance::{Image, Instance, InstanceId};
-use tempfile::TempDir;
 use tokio_util::task::TaskTracker;
 
-use crate::binary::TestEnvironment;
+use crate::binary::{NOWHERE, TestEngine, TestEnvironment};
+use crate::local;
 use crate::processes::{self, Signal};
 use crate::scene::Ground;
 
-/// Where there is no Docker.
-pub const NOWHERE: &str = "unix:///nowhere/docker.sock";
 /// The version that scripts say they are: nobody has it.
 const SCRIPTS_VERSION: &str = "99";
 
-/// The folders of real server programs that `make setup` has found or installed, newest major first.
-///
-/// # Panics
-/// If it hasn't.
-#[must_use]
-pub fn bin_dirs() -> Vec<PathBuf> {
-    let list = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/setup/postgresql/bin_dirs");
-    let folders =
-        fs::read_to_string(&list).unwrap_or_else(|error| panic!("{}: {error}; run `make setup`", list.display()));
-    folders.lines().map(PathBuf::from).collect()
-}
-
-/// Their majors and folders.
-///
-/// # Panics
-/// If one of them doesn't say its version.
+/// The majors that `make setup` has found or installed, newest first, and where they really are.
 #[must_use]
 pub fn installed() -> Vec<(String, PathBuf)> {
-    let major = |folder: &Path| {
-        let output = Command::new(folder.join("postgres")).arg("--version").output();
-        let said = String::from_utf8(output.expect("postgres runs").stdout).expect("a version in UTF-8");
-        let (_, version) = said.split_once("(PostgreSQL) ").expect("a version");
-        version.split(|c: char| !c.is_ascii_digit()).next().map(str::to_owned)
-    };
-    bin_dirs()
-        .into_iter()
-        .map(|folder| (major(&folder).expect("a major version"), folder))
-        .collect()
+    let majors = local::programs().into_iter().map(|(version, folder)| {
+        let major = version.split(|c: char| !c.is_ascii_digit()).next();
+        (major.unwrap_or_default().to_owned(), folder)
+    });
+    majors.collect()
 }
 
-/// A folder that is removed when it is dropped, with all that runs there.
-#[derive(Debug)]
-struct Home(TempDir);
-
-impl Drop for Home {
-    fn drop(&mut self) {
-        processes::kill_all_of(self.0.path());
-    }
-}
-
-/// A home with a state directory in it.
+/// A home with a state directory in it. It goes, with all that runs there, when the last clone goes.
 #[derive(Debug)]
 pub struct LocalGround {
-    home: Home,
+    environment: TestEnvironment,
     settings: LocalSettings,
     image: Image,
     auto: bool,
@@ -89,27 +57,23 @@ impl LocalGround {
     /// If none are, or the file system has no room for it.
     #[must_use]
     pub fn new() -> Self {
-        let home = tempfile::Builder::new()
-            // Servers may run as another user, and have to pass here.
-            .permissions(fs::Permissions::from_mode(0o711))
-            .tempdir_in(fs::canonicalize(std::env::temp_dir()).expect("a folder for temporary files"))
-            .expect("a temporary directory");
         let majors = installed();
         let (version, _) = majors
             .iter()
             .find(|(major, _)| major == "17")
             .or(majors.first())
-            .expect("PostgreSQL is installed");
+            .expect("PostgreSQL is set up: run `make setup`");
+        let environment = TestEnvironment::on(TestEngine::Local);
         Self {
             settings: LocalSettings {
-                bin_dirs: bin_dirs(),
+                bin_dirs: local::bin_dirs(),
                 path: None,
-                state_dir: Some(home.path().join("state")),
+                state_dir: Some(environment.state_dir()),
                 user: None,
                 ready_timeout: Duration::from_mins(1),
             },
             image: Image::new("postgres", version).expect("an image"),
-            home: Home(home),
+            environment,
             auto: false,
         }
     }
@@ -138,7 +102,7 @@ impl LocalGround {
     /// If the scripts can't be written.
     #[must_use]
     pub fn with_scripts(self, initdb: &str, postgres: &str) -> Self {
-        let real = bin_dirs().remove(0);
+        let (_, real) = installed().remove(0);
         let folder = self.home().join("bin");
         for made in [&folder, &self.notes()] {
             fs::create_dir(made).expect("a folder");
@@ -189,13 +153,13 @@ impl LocalGround {
     /// What everything is in.
     #[must_use]
     pub fn home(&self) -> &Path {
-        self.home.0.path()
+        self.environment.home()
     }
 
     /// The state directory.
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
-        self.home().join("state")
+        self.environment.state_dir()
     }
 
     /// An instance's folder.
@@ -235,17 +199,25 @@ impl LocalGround {
         names_in(&self.state_dir().join(folder))
     }
 
-    /// Runs the program with this ground's settings, without Docker.
+    /// The templates that somebody is making, or has left half-made.
+    #[must_use]
+    pub fn unfinished_templates(&self) -> Vec<String> {
+        let names = self.names_in("templates").into_iter();
+        names
+            .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "new"))
+            .collect()
+    }
+
+    /// The program as it is run with this ground's settings, without Docker.
     ///
     /// # Panics
-    /// If a folder of programs can't stand in a list of folders.
+    /// If a folder can't stand in a list of folders.
     #[must_use]
     pub fn environment(&self) -> TestEnvironment {
         let folders = std::env::join_paths(&self.settings.bin_dirs).expect("folders");
-        TestEnvironment::new()
-            .with("DOCKER_HOST", NOWHERE)
+        let environment = self.environment.clone();
+        environment
             .with("DEV_POSTGRES_MCP_ENGINE", "local")
-            .with("DEV_POSTGRES_MCP_LOCAL_STATE_DIR", self.state_dir())
             .with("DEV_POSTGRES_MCP_LOCAL_BIN_DIR", folders)
             .with("DEV_POSTGRES_MCP_INSTANCE_VERSION", self.image.version())
     }
@@ -257,11 +229,8 @@ impl LocalGround {
             .names_in("instances")
             .into_iter()
             .map(|name| format!("the folder {name}"));
-        let unfinished = self
-            .names_in("templates")
-            .into_iter()
-            .filter(|name| Path::new(name).extension().is_some_and(|end| end == "new"))
-            .map(|name| format!("the template {name}"));
+        let unfinished = self.unfinished_templates().into_iter();
+        let unfinished = unfinished.map(|name| format!("the template {name}"));
         let processes = processes::remaining(&self.state_dir())
             .into_iter()
             .map(|process| format!("the process {} {:?}", process.pid, process.command_line));
@@ -356,7 +325,7 @@ impl Ground for LocalGround {
 
     // All else ends with the home.
     fn clear(&self, made: &BTreeSet<InstanceId>) {
-        processes::kill_all_of(self.home());
+        local::end_processes_in(self.home());
         for group in control_groups(made) {
             // What still runs in it is shown by the next test that looks.
             let _ = fs::remove_dir(group);

@@ -111,21 +111,3 @@ pub fn kill(pid: u32) {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
-
-/// Ends all that have to do with a folder, for cleaning up: whatever goes wrong goes unsaid.
-pub fn kill_all_of(folder: &Path) {
-    let begun = Instant::now();
-    loop {
-        let processes = of(folder);
-        if processes.is_empty() || begun.elapsed() > PATIENCE {
-            return;
-        }
-        let system = look();
-        for process in processes {
-            if let Some(process) = system.process(Pid::from_u32(process.pid)) {
-                process.kill_with(Signal::Kill);
-            }
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}

@@ -124,8 +124,7 @@ async fn every_major_that_is_installed_makes_instances_that_let_nobody_in_withou
         assert_eq!(found.instance.version, major);
         assert_eq!(found.instance.container_id, "");
         let process = processes::find(scene.ground.postmaster(found.instance.id)).expect("its server");
-        let program = fs::canonicalize(folder.join("postgres")).expect("the program");
-        assert_eq!(process.command_line[0], program.to_string_lossy());
+        assert_eq!(process.command_line[0], folder.join("postgres").to_string_lossy());
 
         let client = connect_when_ready(&found).await;
         let number = text(&client, "SHOW server_version_num").await;
@@ -419,7 +418,7 @@ async fn a_version_that_is_not_there_is_an_error_that_lists_those_that_are() {
         };
         assert_eq!(version, "12");
         for (major, folder) in installed() {
-            let folder = fs::canonicalize(folder).expect("the folder").display().to_string();
+            let folder = folder.display().to_string();
             assert!(
                 found
                     .iter()
@@ -801,7 +800,7 @@ async fn an_instance_that_nobody_was_told_of_goes_after_its_creators_end() {
         } else {
             next.recover().await.expect("recovered");
         }
-        assert!(!scene.ground.folder(id).exists());
+        until("it is removed", || !scene.ground.folder(id).exists()).await;
     }
     scene.assert_nothing_left().await;
 }
@@ -848,8 +847,20 @@ async fn a_drop_that_was_killed_half_way_is_completed_by_the_next_list() {
             }
         }
         assert_eq!(other.list().await.expect("a list"), [], "{gone:?}");
-        assert!(!folder.exists(), "{gone:?}");
+        until("the rest is removed", || !folder.exists()).await;
     }
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_instance_of_which_a_power_failure_left_an_empty_file_is_removed() {
+    let scene = scene();
+    let found = kept(&scene).await;
+    let folder = scene.ground.folder(found.instance.id);
+    scene.ground.kill(&found.instance).await;
+    fs::write(folder.join("instance.json"), "").expect("emptied");
+    assert_eq!(scene.engine.list().await.expect("a list"), []);
+    until("the rest is removed", || !folder.exists()).await;
     scene.assert_nothing_left().await;
 }
 
@@ -887,7 +898,7 @@ async fn a_create_that_was_killed_half_way_is_undone_by_the_next_list() {
             [whole],
             "{there:?}"
         );
-        assert!(!folder.exists(), "{there:?}");
+        until("the rest is removed", || !folder.exists()).await;
     }
     scene.engine.remove(whole).await.expect("removed");
     scene.assert_nothing_left().await;
@@ -1072,7 +1083,6 @@ async fn a_template_that_nobody_finished_is_never_used() {
     let found = kept_by(&scene, &scene.another_engine()).await;
     connect_when_ready(&found).await;
     assert_eq!(scene.ground.lines_of_note("initdb"), 2 * runs, "another was made");
-    scene.engine.list().await.expect("a list");
     assert!(!unfinished.exists() && template.is_dir());
 
     // Nor one that doesn't say what it is.

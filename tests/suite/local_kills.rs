@@ -42,10 +42,10 @@ impl Killable {
     }
 
     fn say(&mut self, messages: &[Value]) {
-        let lines: Vec<String> = messages.iter().map(|message| format!("{message}\n")).collect();
-        let lines = lines.concat();
         let input = self.process.stdin.as_mut().expect("piped");
-        input.write_all(lines.as_bytes()).expect("the program reads");
+        for message in messages {
+            writeln!(input, "{message}").expect("the program reads");
+        }
     }
 
     /// Kills it after a while; returns the rest of what it had written.
@@ -198,10 +198,9 @@ fn check(ground: &LocalGround, kills: &Kills) {
     };
     assert!(stray(&listed).is_empty(), "{:?}", stray(&listed));
     let gone: BTreeSet<InstanceId> = seen.difference(&listed).copied().collect();
-    assert_eq!(control_groups(&gone), [] as [std::path::PathBuf; 0]);
-    let templates = ground.names_in("templates");
-    let is_unfinished = |name: &String| std::path::Path::new(name).extension().is_some_and(|end| end == "new");
-    assert!(!templates.iter().any(is_unfinished), "{templates:?}");
+    let groups = control_groups(&gone);
+    assert!(groups.is_empty(), "{groups:?}");
+    assert_eq!(ground.unfinished_templates(), Vec::<String>::new());
 
     let ids: Vec<String> = listed.iter().map(ToString::to_string).collect();
     if !ids.is_empty() {
