@@ -1134,13 +1134,14 @@ async fn an_initdb_that_fails_is_quoted_and_leaves_nothing() {
         );
     }
     assert_eq!(scene.ground.lines_of_note("initdb"), 2, "no other locale helps here");
+    // What was half-made is removed in the background.
+    scene.assert_nothing_left().await;
     let templates = scene.ground.state_dir().join("templates");
     assert!(
         names_in(&templates).iter().all(|name| !templates.join(name).is_dir()),
         "{:?}",
         names_in(&templates)
     );
-    scene.assert_nothing_left().await;
 }
 
 #[tokio::test]
