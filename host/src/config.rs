@@ -230,43 +230,50 @@ pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBu
     if let Some(path) = asked {
         return Some((path, true));
     }
-    let directory = |variable| environment.non_empty(variable).map(PathBuf::from);
-    // The XDG specification has relative paths ignored.
-    let xdg = directory("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-    let native = || match std::env::consts::OS {
-        "windows" => directory("APPDATA"),
-        "macos" => directory("HOME").map(|home| home.join("Library/Application Support")),
-        _ => directory("HOME").map(|home| home.join(".config")),
-    };
-    let path = xdg.or_else(native)?.join("dev-postgres-mcp").join("config.toml");
+    let path = xdg(environment, "XDG_CONFIG_HOME")
+        .or_else(|| native(environment, "APPDATA", "Library/Application Support", ".config"))?
+        .join("dev-postgres-mcp")
+        .join("config.toml");
     Some((path, false))
 }
 
 /// Where compiled components are kept.
 fn cache_dir(environment: &Environment) -> Option<PathBuf> {
-    let directory = |variable| environment.non_empty(variable).map(PathBuf::from);
-    let xdg = directory("XDG_CACHE_HOME").filter(|path| path.is_absolute());
-    let native = || match std::env::consts::OS {
-        "windows" => directory("LOCALAPPDATA"),
-        "macos" => directory("HOME").map(|home| home.join("Library/Caches")),
-        _ => directory("HOME").map(|home| home.join(".cache")),
-    };
-    xdg.or_else(native)
-        .map(|path| path.join("dev-postgres-mcp").join("components"))
+    let place = xdg(environment, "XDG_CACHE_HOME")
+        .or_else(|| native(environment, "LOCALAPPDATA", "Library/Caches", ".cache"))?;
+    Some(place.join("dev-postgres-mcp").join("components"))
 }
 
 /// Where the local engine keeps its instances unless it is told.
 fn default_state_dir(environment: &Environment) -> Option<PathBuf> {
-    let directory = |variable| environment.non_empty(variable).map(PathBuf::from);
-    let xdg = directory("XDG_STATE_HOME").filter(|path| path.is_absolute());
-    let native = || match std::env::consts::OS {
-        "windows" => directory("LOCALAPPDATA"),
+    let place = xdg(environment, "XDG_STATE_HOME")
         // Servers run as another user, who has no way into root's home.
-        _ if crate::engine::local::is_root() => Some(PathBuf::from("/var/lib")),
-        "macos" => directory("HOME").map(|home| home.join("Library/Application Support")),
-        _ => directory("HOME").map(|home| home.join(".local/state")),
-    };
-    xdg.or_else(native).map(|path| path.join("dev-postgres-mcp"))
+        .or_else(|| crate::engine::local::is_root().then(|| PathBuf::from("/var/lib")))
+        .or_else(|| {
+            native(
+                environment,
+                "LOCALAPPDATA",
+                "Library/Application Support",
+                ".local/state",
+            )
+        })?;
+    Some(place.join("dev-postgres-mcp"))
+}
+
+/// A folder as the XDG specification has it, which has relative paths ignored.
+fn xdg(environment: &Environment, variable: &str) -> Option<PathBuf> {
+    let folder = environment.non_empty(variable).map(PathBuf::from);
+    folder.filter(|path| path.is_absolute())
+}
+
+/// A folder where the platform itself has such things: that of a variable on Windows, one in the home elsewhere.
+fn native(environment: &Environment, windows: &str, macos: &str, others: &str) -> Option<PathBuf> {
+    let home = || environment.non_empty("HOME").map(PathBuf::from);
+    match std::env::consts::OS {
+        "windows" => environment.non_empty(windows).map(PathBuf::from),
+        "macos" => home().map(|home| home.join(macos)),
+        _ => home().map(|home| home.join(others)),
+    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,10 @@ pub mod local;
 mod provision;
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
+use sha2::{Digest, Sha256};
 
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 
@@ -99,6 +100,34 @@ fn last_lines(log: &[u8]) -> Vec<String> {
         .collect()
 }
 
+/// When an instance is made, as it is kept: to the second.
+fn now_in_seconds() -> SystemTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_secs(since.as_secs())
+}
+
+/// A name for what is made of `source`: eight bytes of its digest are enough to tell a machine's templates apart.
+fn short_digest(source: &str) -> String {
+    let start = Sha256::digest(source).first_chunk().copied().unwrap_or_default();
+    format!("{:016x}", u64::from_be_bytes(start))
+}
+
+/// Why a create is given up that nobody waits for any more.
+fn unwanted() -> EngineError {
+    EngineError::Request {
+        verb: "creating the instance",
+        reason: "nobody waits for it any more".into(),
+    }
+}
+
+/// What is said of a create whose task ended without a word.
+fn unanswered() -> EngineError {
+    EngineError::Request {
+        verb: "creating the instance",
+        reason: "it ended without an answer; the log has the cause".into(),
+    }
+}
+
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.last_lines.is_empty() {
@@ -120,6 +149,17 @@ pub struct Diagnosis {
     pub detail: String,
     /// What to do about it; empty where nothing is to be done.
     pub advice: String,
+}
+
+impl Diagnosis {
+    fn new(subject: &'static str, verdict: Verdict, detail: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self {
+            subject,
+            verdict,
+            detail: detail.into(),
+            advice: advice.into(),
+        }
+    }
 }
 
 /// How a diagnosed thing stands.

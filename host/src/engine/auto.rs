@@ -52,6 +52,17 @@ impl AutoEngine {
         })
     }
 
+    /// The engine that has this instance, if one that can be asked has it.
+    async fn holder(&self, id: InstanceId) -> Result<Option<&dyn Engine>, EngineError> {
+        if self.is_local(id).await {
+            return Ok(Some(&self.local));
+        }
+        match self.docker.answers().await {
+            Ok(()) => Ok(Some(&self.docker)),
+            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| None),
+        }
+    }
+
     /// Makes do with the local engine alone.
     ///
     /// # Errors
@@ -134,12 +145,9 @@ impl Engine for AutoEngine {
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
-        if self.is_local(id).await {
-            return self.local.get(id).await;
-        }
-        match self.docker.answers().await {
-            Ok(()) => self.docker.get(id).await,
-            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| None),
+        match self.holder(id).await? {
+            Some(engine) => engine.get(id).await,
+            None => Ok(None),
         }
     }
 
@@ -148,12 +156,9 @@ impl Engine for AutoEngine {
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
-        if self.is_local(id).await {
-            return self.local.remove(id).await;
-        }
-        match self.docker.answers().await {
-            Ok(()) => self.docker.remove(id).await,
-            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| false),
+        match self.holder(id).await? {
+            Some(engine) => engine.remove(id).await,
+            None => Ok(false),
         }
     }
 

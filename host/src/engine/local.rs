@@ -206,7 +206,7 @@ impl Engine for LocalEngine {
 
     async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
         let programs = self.0.programs.find(image.version()).await?;
-        template::ensure(self, &programs, progress).await.map(drop)
+        template::ensure(self, &programs, progress).await
     }
 
     async fn create(

@@ -1,7 +1,6 @@
 //! Creating an instance so that one that nobody gets is not left over, however the create ends.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
@@ -13,8 +12,8 @@ use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
-use crate::engine::EngineError;
 use crate::engine::provision::{Copied, provision};
+use crate::engine::{EngineError, now_in_seconds, unanswered, unwanted};
 use crate::instance::{EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
 /// How often the network may be removed by another process between our look at it and the container's start.
@@ -54,10 +53,7 @@ pub(super) async fn create(
     engine.tracker.spawn(job.run());
     match answer.await {
         Ok(made) => made.map(Made::take),
-        Err(_) => Err(EngineError::Request {
-            verb: "creating the instance",
-            reason: "it ended without an answer; the log has the cause".into(),
-        }),
+        Err(_) => Err(unanswered()),
     }
 }
 
@@ -213,10 +209,7 @@ impl Job {
 
     fn still_wanted(&self) -> Result<(), EngineError> {
         if self.reply.is_closed() {
-            return Err(EngineError::Request {
-                verb: "creating the instance",
-                reason: "nobody waits for it any more".into(),
-            });
+            return Err(unwanted());
         }
         Ok(())
     }
@@ -324,11 +317,6 @@ impl Job {
 fn network_gone(error: &CallError) -> bool {
     matches!(error, CallError::Refused { message, .. }
         if message.contains("network") && (message.contains("not found") || message.contains("is ambiguous")))
-}
-
-fn now_in_seconds() -> SystemTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    UNIX_EPOCH + Duration::from_secs(since.as_secs())
 }
 
 /// The address that ports are published on; see [`super::endpoint::Endpoint::remote_host`] for why.

@@ -32,22 +32,13 @@ pub(super) async fn diagnose(engine: &DockerEngine, image: &Image) -> Vec<Diagno
     lines
 }
 
-fn line(subject: &'static str, verdict: Verdict, detail: impl Into<String>, advice: impl Into<String>) -> Diagnosis {
-    Diagnosis {
-        subject,
-        verdict,
-        detail: detail.into(),
-        advice: advice.into(),
-    }
-}
-
 fn failed(subject: &'static str, error: EngineError) -> Diagnosis {
     let detail = error.to_string();
     let advice = match error {
         EngineError::Unreachable { advice, .. } => advice,
         _ => "See whether `docker info` answers; restart Docker if it doesn't.".to_owned(),
     };
-    line(subject, Verdict::Bad, detail, advice)
+    Diagnosis::new(subject, Verdict::Bad, detail, advice)
 }
 
 async fn docker(engine: &DockerEngine) -> Result<Diagnosis, EngineError> {
@@ -65,16 +56,16 @@ async fn docker(engine: &DockerEngine) -> Result<Diagnosis, EngineError> {
         version.version.as_deref().unwrap_or("unknown")
     );
     Ok(if parse_api(&api).is_none_or(|api| api < OLDEST_API) {
-        line("Docker", Verdict::Bad, detail, "Update Docker to 20.10 or newer.")
+        Diagnosis::new("Docker", Verdict::Bad, detail, "Update Docker to 20.10 or newer.")
     } else if version.os.as_deref().is_some_and(|os| os != "linux") {
-        line(
+        Diagnosis::new(
             "Docker",
             Verdict::Bad,
             format!("{detail}, for Windows containers"),
             "Switch Docker Desktop to Linux containers.",
         )
     } else {
-        line("Docker", Verdict::Good, detail, "")
+        Diagnosis::new("Docker", Verdict::Good, detail, "")
     })
 }
 
@@ -85,8 +76,8 @@ fn parse_api(text: &str) -> Option<(u32, u32)> {
 
 async fn image_line(engine: &DockerEngine, image: &Image) -> Diagnosis {
     match image::is_here(&engine.client, image).await {
-        Ok(true) => line("image", Verdict::Good, format!("{image} is here"), ""),
-        Ok(false) => line(
+        Ok(true) => Diagnosis::new("image", Verdict::Good, format!("{image} is here"), ""),
+        Ok(false) => Diagnosis::new(
             "image",
             Verdict::Good,
             format!("{image} is not here yet: the first instance pulls it"),
@@ -99,19 +90,19 @@ async fn image_line(engine: &DockerEngine, image: &Image) -> Diagnosis {
 async fn network_line(engine: &DockerEngine) -> Diagnosis {
     let name = &engine.settings.network;
     match network::look(&engine.client, name).await {
-        Ok(present) if present.foreign => line(
+        Ok(present) if present.foreign => Diagnosis::new(
             "network",
             Verdict::Bad,
             network::foreign(name),
             format!("`docker network inspect {name}` shows what it is."),
         ),
-        Ok(present) if present.ours.is_empty() => line(
+        Ok(present) if present.ours.is_empty() => Diagnosis::new(
             "network",
             Verdict::Good,
             format!("{name} is made with the first instance"),
             "",
         ),
-        Ok(_) => line("network", Verdict::Good, format!("{name} is here"), ""),
+        Ok(_) => Diagnosis::new("network", Verdict::Good, format!("{name} is here"), ""),
         Err(error) => failed("network", error.into()),
     }
 }
@@ -135,9 +126,9 @@ fn limits(info: &SystemInfo) -> Diagnosis {
     .filter_map(|(supported, name)| (supported == Some(false)).then_some(name))
     .collect();
     if missing.is_empty() {
-        line("limits", Verdict::Good, "memory, CPU and processes can be limited", "")
+        Diagnosis::new("limits", Verdict::Good, "memory, CPU and processes can be limited", "")
     } else {
-        line(
+        Diagnosis::new(
             "limits",
             Verdict::Warning,
             format!("this Docker can't limit {}", missing.join(", ")),
@@ -154,14 +145,14 @@ fn disk(endpoint: &Endpoint, info: &SystemInfo) -> Option<Diagnosis> {
     let dir = info.docker_root_dir.as_deref().filter(|_| local)?;
     let gib = free_bytes(Path::new(dir))? >> 30;
     Some(if gib < FREE_GIB_MIN {
-        line(
+        Diagnosis::new(
             "disk",
             Verdict::Warning,
             format!("less than {FREE_GIB_MIN} GiB are free in {dir}"),
             "`docker system df` shows what takes the space; `docker image prune` removes unused images.",
         )
     } else {
-        line("disk", Verdict::Good, format!("{gib} GiB are free in {dir}"), "")
+        Diagnosis::new("disk", Verdict::Good, format!("{gib} GiB are free in {dir}"), "")
     })
 }
 

@@ -42,7 +42,7 @@ async fn remove_all(engine: &DockerEngine, id: InstanceId) -> Result<bool, Engin
 }
 
 /// Removes one container, running or not, with its volumes, and returns once it has gone; `false` if it wasn't there.
-async fn remove_container(client: &Client, name: &str) -> Result<bool, CallError> {
+pub(super) async fn remove_container(client: &Client, name: &str) -> Result<bool, CallError> {
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
     let removed = client
         .call("removing the container", |docker| async move {

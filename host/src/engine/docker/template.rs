@@ -4,20 +4,19 @@
 use std::sync::PoisonError;
 use std::time::{Duration, SystemTime};
 
-use bollard::models::{ContainerConfig, ContainerInspectResponse};
+use bollard::models::ContainerConfig;
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    InspectContainerOptions, LogsOptionsBuilder, RemoveContainerOptionsBuilder, StartContainerOptions,
-    StopContainerOptions,
+    LogsOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt;
 use rand::distr::{Alphanumeric, SampleString};
-use sha2::{Digest, Sha256};
 
 use super::client::CallError;
 use super::container::{self, ImageFacts};
+use super::remove::remove_container;
 use super::{DockerEngine, image, label};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, short_digest};
 use crate::instance::{Image, Password, Progress, ProgressSink};
 
 /// What is done here, by number: another recipe's templates are not used.
@@ -45,9 +44,7 @@ pub(super) struct Template {
 }
 
 fn key(facts: &ImageFacts) -> String {
-    let digest = Sha256::digest(format!("{RECIPE} {}", facts.id));
-    let start = digest.first_chunk().copied().unwrap_or_default();
-    format!("{:016x}", u64::from_be_bytes(start))
+    short_digest(&format!("{RECIPE} {}", facts.id))
 }
 
 /// The template of an image, if there is one.
@@ -125,7 +122,13 @@ enum Setback {
 
 impl From<CallError> for Setback {
     fn from(error: CallError) -> Self {
-        Self::Failed(EngineError::from(error).to_string())
+        EngineError::from(error).into()
+    }
+}
+
+impl From<EngineError> for Setback {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error.to_string())
     }
 }
 
@@ -176,7 +179,8 @@ async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), 
         })
         .await?;
     // One that was killed would have every instance begin with recovery.
-    let state = inspect(engine, name).await?.state.unwrap_or_default();
+    let container = engine.inspect(name).await?.unwrap_or_default();
+    let state = container.state.unwrap_or_default();
     if state.exit_code != Some(0) {
         return Err(Setback::Failed(format!("it exited with code {:?}", state.exit_code)));
     }
@@ -228,10 +232,7 @@ const ARCHIVE_BYTES_MAX: usize = 16 << 10;
 
 /// Reads the container's log until it says that the server runs on a complete data directory.
 async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback> {
-    let connected = engine
-        .client
-        .connected()
-        .map_err(|error| Setback::Failed(error.to_string()))?;
+    let connected = engine.client.connected()?;
     let options = LogsOptionsBuilder::new().follow(true).stdout(true).stderr(true).build();
     let mut stream = std::pin::pin!(connected.docker.logs(name, Some(options)));
     let mut said = Vec::new();
@@ -258,7 +259,8 @@ async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback
 
 /// Removes a template's container whose maker was killed.
 async fn remove_if_stale(engine: &DockerEngine, name: &str) {
-    let created = inspect(engine, name).await.ok().and_then(|container| container.created);
+    let container = engine.inspect(name).await.ok().flatten();
+    let created = container.and_then(|container| container.created);
     let age = created
         .and_then(|created| humantime::parse_rfc3339(&created).ok())
         .and_then(|created| SystemTime::now().duration_since(created).ok());
@@ -267,24 +269,8 @@ async fn remove_if_stale(engine: &DockerEngine, name: &str) {
     }
 }
 
-async fn inspect(engine: &DockerEngine, name: &str) -> Result<ContainerInspectResponse, CallError> {
-    engine
-        .client
-        .call("inspecting a template", |docker| async move {
-            docker.inspect_container(name, None::<InspectContainerOptions>).await
-        })
-        .await
-}
-
 async fn remove(engine: &DockerEngine, name: &str) {
-    let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-    let removed = engine
-        .client
-        .call("removing a template's container", |docker| async move {
-            docker.remove_container(name, Some(options)).await
-        })
-        .await;
-    if let Err(error) = removed {
+    if let Err(error) = remove_container(&engine.client, name).await {
         tracing::debug!(name, error = %EngineError::from(error), "a template's container stays for now");
     }
 }

@@ -3,7 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::process::Child;
 use tokio::sync::{oneshot, watch};
@@ -15,7 +15,7 @@ use super::state_dir::StateDir;
 use super::template::{self, Template};
 use super::{LocalEngine, blocking, failed, limits, remove, server};
 use crate::engine::provision::{Copied, provision};
-use crate::engine::{Ended, EngineError, NOT_DURABLE};
+use crate::engine::{Ended, EngineError, NOT_DURABLE, now_in_seconds, unanswered, unwanted};
 use crate::instance::{
     Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
 };
@@ -44,12 +44,7 @@ pub(super) async fn create(
         reply,
     };
     engine.0.tracker.spawn(job.run());
-    answer.await.unwrap_or_else(|_| {
-        Err(EngineError::Request {
-            verb: "creating the instance",
-            reason: "it ended without an answer; the log has the cause".into(),
-        })
-    })
+    answer.await.unwrap_or_else(|_| Err(unanswered()))
 }
 
 /// One create.
@@ -69,7 +64,7 @@ impl Job {
             made = Err(unwanted());
         }
         if made.is_err() {
-            self.undo().await;
+            undo(&self.engine, self.id).await;
         }
         let Self { engine, id, reply, .. } = self;
         if let Err(Ok(_)) = reply.send(made) {
@@ -106,7 +101,6 @@ impl Job {
     }
 
     fn found(&self) -> Found {
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let instance = Instance {
             id: self.id,
             engine: EngineKind::Local,
@@ -117,7 +111,7 @@ impl Job {
             database: self.spec.database.clone(),
             username: self.spec.username.clone(),
             status: Status::Running,
-            created_at: UNIX_EPOCH + Duration::from_secs(since.as_secs()),
+            created_at: now_in_seconds(),
         };
         Found {
             instance,
@@ -242,22 +236,11 @@ impl Job {
         }
         EngineError::Ended(Ended { how, last_lines })
     }
-
-    async fn undo(&self) {
-        undo(&self.engine, self.id).await;
-    }
 }
 
 async fn undo(engine: &LocalEngine, id: InstanceId) {
     if let Err(error) = remove::remove(engine, id).await {
         tracing::warn!(%id, %error, "what a failed create left is removed later");
-    }
-}
-
-fn unwanted() -> EngineError {
-    EngineError::Request {
-        verb: "creating the instance",
-        reason: "nobody waits for it any more".into(),
     }
 }
 

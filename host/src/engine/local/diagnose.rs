@@ -11,27 +11,18 @@ pub(super) async fn diagnose(engine: &LocalEngine, image: &Image) -> Vec<Diagnos
     vec![programs(engine, image).await, state(engine).await, set_limits().await]
 }
 
-fn line(subject: &'static str, verdict: Verdict, detail: impl Into<String>, advice: impl Into<String>) -> Diagnosis {
-    Diagnosis {
-        subject,
-        verdict,
-        detail: detail.into(),
-        advice: advice.into(),
-    }
-}
-
 fn bad(subject: &'static str, error: EngineError) -> Diagnosis {
     let detail = error.to_string();
     let advice = match error {
         EngineError::Unreachable { advice, .. } => advice,
         _ => String::new(),
     };
-    line(subject, Verdict::Bad, detail, advice)
+    Diagnosis::new(subject, Verdict::Bad, detail, advice)
 }
 
 pub(super) async fn installed(engine: &LocalEngine) -> Option<Diagnosis> {
     let all = engine.0.programs.all().await.ok()?;
-    Some(line("PostgreSQL", Verdict::Good, listed(&all), ""))
+    Some(Diagnosis::new("PostgreSQL", Verdict::Good, listed(&all), ""))
 }
 
 fn listed(all: &[Programs]) -> String {
@@ -44,13 +35,13 @@ async fn programs(engine: &LocalEngine, image: &Image) -> Diagnosis {
         Ok(all) => {
             let detail = listed(&all);
             if all.iter().any(|programs| programs.version.is(image.version())) {
-                return line(subject, Verdict::Good, detail, "");
+                return Diagnosis::new(subject, Verdict::Good, detail, "");
             }
             let advice = format!(
                 "{}, the default version, is not among them: the newest is taken where no version is asked for.",
                 image.version()
             );
-            line(subject, Verdict::Warning, detail, advice)
+            Diagnosis::new(subject, Verdict::Warning, detail, advice)
         }
         Err(error) => bad(subject, error),
     }
@@ -74,7 +65,7 @@ async fn state(engine: &LocalEngine) -> Diagnosis {
         Ok(format!("{}, instances: {count}{whose}", state.path().display()))
     });
     match looked.await {
-        Ok(detail) => line(subject, Verdict::Good, detail, ""),
+        Ok(detail) => Diagnosis::new(subject, Verdict::Good, detail, ""),
         Err(error) => bad(subject, error),
     }
 }
@@ -84,14 +75,14 @@ async fn set_limits() -> Diagnosis {
     // Any will do: what counts is whether they can be set at all.
     let checked = blocking(|| Ok(Limits::new(MEMORY_MIB_MIN, 1000).map(limits::check)));
     match checked.await {
-        Ok(Ok(Ok(()))) => line(subject, Verdict::Good, "memory and CPU limits can be set", ""),
-        Ok(Ok(Err(reason))) => line(
+        Ok(Ok(Ok(()))) => Diagnosis::new(subject, Verdict::Good, "memory and CPU limits can be set", ""),
+        Ok(Ok(Err(reason))) => Diagnosis::new(
             subject,
             Verdict::Warning,
             format!("no memory and CPU limits can be set without Docker: {reason}"),
             "Use Docker where instances must not take more than their share.",
         ),
-        Ok(Err(error)) => line(subject, Verdict::Bad, error.to_string(), ""),
+        Ok(Err(error)) => Diagnosis::new(subject, Verdict::Bad, error.to_string(), ""),
         Err(error) => bad(subject, error),
     }
 }

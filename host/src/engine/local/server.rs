@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use super::instance_dir::InstanceDir;
 use super::programs::Programs;
 use super::server_user::{ServerUser, run_as};
-use super::state_dir::private;
+use super::state_dir::{open_planted, private};
 use super::{blocking, failed};
 use crate::engine::EngineError;
 
@@ -153,9 +153,16 @@ fn is_part(process: &Process, folder: &InstanceDir) -> bool {
         title.is_some_and(|title| title.starts_with("postgres: "))
             && process.cwd().is_some_and(|place| is_at(place, &data))
     };
-    let mark = format!("{MARK}={}", folder.id());
-    let marked = || process.environ().iter().any(|variable| variable == mark.as_str());
+    let marked = || has_mark(process, &mark_of(&folder.id().to_string()));
     is_server(process, folder) || (is_owners(process, folder) && (forked() || marked()))
+}
+
+fn mark_of(whose: &str) -> String {
+    format!("{MARK}={whose}")
+}
+
+fn has_mark(process: &Process, mark: &str) -> bool {
+    process.environ().iter().any(|variable| variable == mark)
 }
 
 /// Linux says so of a folder that was removed.
@@ -192,18 +199,9 @@ fn user_of(process: &Process) -> Option<u32> {
 }
 
 /// What a server has written down of itself. Whoever may run SQL there as a superuser may have put anything in its place:
-/// a link, a pipe that nobody writes to, a file without end.
+/// a file without end, or none.
 fn pid_file(data: &Path) -> Option<String> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
-    }
-    let file = options.open(data.join("postmaster.pid")).ok()?;
-    file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let file = open_planted(&data.join("postmaster.pid")).ok()?;
     let mut said = String::new();
     file.take(PID_FILE_BYTES_MAX).read_to_string(&mut said).ok()?;
     Some(said)
@@ -221,33 +219,57 @@ pub(super) fn is_ready(data: &Path) -> bool {
 /// If something runs on after all that.
 pub(super) async fn stop(folder: &InstanceDir) -> Result<(), EngineError> {
     for (signal, patience) in [(Signal::Interrupt, FAST), (Signal::Quit, IMMEDIATE)] {
-        let told = signal_all(folder, signal, false).await?;
+        let place = folder.clone();
+        let told = signal_all(signal, move |process| is_server(process, &place)).await?;
         if told.is_empty() || ended(folder, &told, patience).await? {
             break;
         }
         tracing::warn!(folder = %folder.path().display(), ?signal, "the server doesn't end");
     }
+    let place = folder.clone();
+    end_by_force("stopping PostgreSQL", FAST + IMMEDIATE + FORCED, move |process| {
+        is_part(process, &place)
+    })
+    .await
+}
+
+/// Ends whatever has this mark in its environment and is our server user's.
+///
+/// # Errors
+/// If something runs on.
+pub(super) async fn end_marked(mark: &str, uid: Option<u32>) -> Result<(), EngineError> {
+    let wanted = mark_of(mark);
+    end_by_force("ending initdb", FORCED, move |process| {
+        user_of(process) == uid && has_mark(process, &wanted)
+    })
+    .await
+}
+
+/// Kills what is meant, as often as it comes back. `after` is how long whoever asks has waited if that is in vain.
+async fn end_by_force(
+    verb: &'static str,
+    after: Duration,
+    is_meant: impl Fn(&Process) -> bool + Clone + Send + 'static,
+) -> Result<(), EngineError> {
     let late = Instant::now() + FORCED;
-    while !signal_all(folder, Signal::Kill, true).await?.is_empty() {
+    while !signal_all(Signal::Kill, is_meant.clone()).await?.is_empty() {
         if Instant::now() >= late {
-            return Err(EngineError::TimedOut {
-                verb: "stopping PostgreSQL",
-                after: FAST + IMMEDIATE + FORCED,
-            });
+            return Err(EngineError::TimedOut { verb, after });
         }
         sleep(FORCED_PAUSE).await;
     }
     Ok(())
 }
 
-/// Sends a signal to the instance's server, or to all that belongs to the instance, and tells to whom.
-async fn signal_all(folder: &InstanceDir, signal: Signal, all: bool) -> Result<Vec<Pid>, EngineError> {
-    let folder = folder.clone();
+/// Sends a signal to every process that is meant, and tells to which.
+async fn signal_all(
+    signal: Signal,
+    is_meant: impl Fn(&Process) -> bool + Send + 'static,
+) -> Result<Vec<Pid>, EngineError> {
     blocking(move || {
         let system = look(ProcessesToUpdate::All)?;
-        let mine = |process: &&Process| is_server(process, &folder) || all && is_part(process, &folder);
-        let mine = system.processes().values().filter(mine);
-        Ok(mine
+        let meant = system.processes().values().filter(|process| is_meant(process));
+        Ok(meant
             .map(|process| {
                 // Where there is no such signal (on Windows), there is one that is stronger.
                 let _ = process.kill_with(signal).unwrap_or_else(|| process.kill());
@@ -271,34 +293,6 @@ async fn ended(folder: &InstanceDir, pids: &[Pid], patience: Duration) -> Result
             return Ok(false);
         }
         sleep(END_PAUSE).await;
-    }
-}
-
-/// Ends by force whatever has this mark in its environment and is our server user's, as often as it comes back.
-///
-/// # Errors
-/// If something runs on.
-pub(super) async fn end_marked(mark: &str, uid: Option<u32>) -> Result<(), EngineError> {
-    let late = Instant::now() + FORCED;
-    loop {
-        let wanted = format!("{MARK}={mark}");
-        let left = blocking(move || {
-            let system = look(ProcessesToUpdate::All)?;
-            let has_mark = |process: &&Process| {
-                user_of(process) == uid && process.environ().iter().any(|variable| variable == wanted.as_str())
-            };
-            Ok(system.processes().values().filter(has_mark).map(Process::kill).count())
-        });
-        if left.await? == 0 {
-            return Ok(());
-        }
-        if Instant::now() >= late {
-            return Err(EngineError::TimedOut {
-                verb: "ending initdb",
-                after: FORCED,
-            });
-        }
-        sleep(FORCED_PAUSE).await;
     }
 }
 

@@ -8,15 +8,14 @@ use std::time::Duration;
 
 use rand::distr::{Alphanumeric, SampleString};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::programs::Programs;
 use super::remove::remove_tree;
 use super::server_user::{KillGroup, ServerUser, take_back};
-use super::state_dir::{StateDir, make_private, open_lock, private};
+use super::state_dir::{StateDir, make_private, open_lock, open_planted, private};
 use super::{LocalEngine, blocking, failed, server};
-use crate::engine::EngineError;
 use crate::engine::provision::SUPERUSER;
+use crate::engine::{EngineError, short_digest};
 use crate::instance::{Password, Progress, ProgressSink};
 
 /// What is done here, by number: a template of another recipe is made anew.
@@ -143,7 +142,7 @@ fn unfinished(state: &StateDir) -> Vec<(PathBuf, File)> {
         .collect()
 }
 
-/// The template for these programs, made if there is none.
+/// Sees to it that there is a template for these programs.
 ///
 /// # Errors
 /// If it can't be made; nothing is left of it then.
@@ -151,16 +150,16 @@ pub(super) async fn ensure(
     engine: &LocalEngine,
     programs: &Programs,
     progress: &ProgressSink,
-) -> Result<Template, EngineError> {
+) -> Result<(), EngineError> {
     let (settings, wanted) = (engine.0.settings.clone(), programs.clone());
-    let (state, found) = blocking(move || {
+    let (state, is_there) = blocking(move || {
         let state = StateDir::open(&settings)?;
-        let found = find(&state, &wanted);
-        Ok((state, found))
+        let is_there = find(&state, &wanted).is_some();
+        Ok((state, is_there))
     })
     .await?;
-    if let Some(template) = found {
-        return Ok(template);
+    if is_there {
+        return Ok(());
     }
     progress.tell(Progress::Initialising {
         version: programs.version.to_string(),
@@ -171,10 +170,7 @@ pub(super) async fn ensure(
 fn key(state: &StateDir, programs: &Programs) -> String {
     let uid = state.server_user.as_ref().map(|user| user.uid);
     let named = format!("{uid:?} {}", programs.bin_dir.display());
-    let digest = Sha256::digest(named.as_bytes());
-    // A name, not a proof: eight bytes are enough to tell folders apart.
-    let start = digest.first_chunk().copied().unwrap_or_default();
-    format!("{:016x}", u64::from_be_bytes(start))
+    short_digest(&named)
 }
 
 fn folder(state: &StateDir, programs: &Programs) -> PathBuf {
@@ -196,18 +192,18 @@ fn find(state: &StateDir, programs: &Programs) -> Option<Template> {
 }
 
 /// Makes the template, unless somebody else did while we waited for the lock.
-async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Result<Template, EngineError> {
+async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Result<(), EngineError> {
     let (place, wanted) = (state.clone(), programs.clone());
-    let (lock, found) = blocking(move || {
+    let (lock, is_there) = blocking(move || {
         let lock = lock_file(&place, &wanted)?;
         lock.lock()
             .map_err(failed("waiting for a template", &place.templates()))?;
-        let found = find(&place, &wanted);
-        Ok((lock, found))
+        let is_there = find(&place, &wanted).is_some();
+        Ok((lock, is_there))
     })
     .await?;
-    if let Some(template) = found {
-        return Ok(template);
+    if is_there {
+        return Ok(());
     }
     let folder = folder(state, programs);
     let unfinished = Unfinished {
@@ -223,16 +219,12 @@ async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Re
     let description = Description {
         recipe: RECIPE,
         build: programs.build.clone(),
-        password: password.clone(),
+        password,
     };
-    let (place, from, to) = (state.clone(), unfinished.folder.clone(), folder.clone());
+    let (place, from, to) = (state.clone(), unfinished.folder.clone(), folder);
     blocking(move || finish(&place, &from, &to, &description)).await?;
     tracing::info!(%programs, "initialised a data directory to copy instances from");
-    let password = Password::new(password).map_err(|error| EngineError::Request {
-        verb: "making a template",
-        reason: error.to_string(),
-    })?;
-    Ok(Template { folder, password })
+    Ok(())
 }
 
 /// Runs `initdb` as the official image does.
@@ -338,21 +330,12 @@ fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Desc
 
 /// Copies what another user may have put there: nothing but a plain file of one name.
 fn copy_planted(from: &Path, to: &Path) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    options.read(true);
+    let mut source = open_planted(from)?;
     #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
-    }
-    let mut source = options.open(from)?;
-    let metadata = source.metadata()?;
-    #[cfg(unix)]
-    let has_one_name = std::os::unix::fs::MetadataExt::nlink(&metadata) == 1;
+    let has_one_name = std::os::unix::fs::MetadataExt::nlink(&source.metadata()?) == 1;
     #[cfg(not(unix))]
     let has_one_name = true;
-    if !metadata.is_file() || !has_one_name {
+    if !has_one_name {
         return Err(io::Error::other("is no plain file"));
     }
     let mut copy = private(OpenOptions::new().create_new(true).write(true)).open(to)?;
