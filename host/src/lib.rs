@@ -28,6 +28,9 @@
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
+//! | `manager/pool.rs` | servers that were started before anybody asked | bollard, rmcp, wasmtime, WIT |
+//! | `owner.rs` | which process something belongs to that must not outlive it | what that is |
+//! | `memory.rs` | whether this machine has memory to spare | who asks |
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
 //! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
 //! | `engine.rs` | what is asked of whatever runs PostgreSQL | any particular engine |
@@ -66,6 +69,8 @@ pub mod failure;
 pub mod instance;
 pub mod manager;
 pub mod mcp;
+pub mod memory;
+pub mod owner;
 pub mod plugins;
 pub mod policy;
 pub mod ports;

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use super::{Diagnosis, Ended, Engine, EngineError};
+use super::{Diagnosis, Ended, Engine, EngineError, Waiting};
 use crate::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status,
 };
@@ -114,6 +114,19 @@ impl Engine for FakeEngine {
             found,
             warnings: Vec::new(),
         })
+    }
+
+    async fn start_ahead(
+        &self,
+        _id: InstanceId,
+        _spec: &InstanceSpec,
+        _port: Port,
+    ) -> Result<Option<Waiting>, EngineError> {
+        Ok(None)
+    }
+
+    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec) -> Result<Created, EngineError> {
+        unreachable!("nothing waits")
     }
 
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
