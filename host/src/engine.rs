@@ -94,8 +94,26 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Waits until the instance's server has ended, however long that takes.
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError>;
 
+    /// Removes what is only there to be fast and is of no use any more: templates whose image or programs have changed or
+    /// gone, or that are older than [`TEMPLATE_AGE_MAX`], and what ended processes have left. `dry_run` only says what.
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError>;
+
     /// What `doctor` shows of this engine.
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis>;
+}
+
+/// How old a template may get: it takes a second or two to make another, and nobody knows whether it is still used.
+pub const TEMPLATE_AGE_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// Something of ours that was of no use any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// What it was: "template", "server".
+    pub kind: &'static str,
+    /// What the engine calls it.
+    pub name: String,
+    /// Why it was of no use, as a clause.
+    pub reason: String,
 }
 
 /// A server that runs and waits to become an instance.

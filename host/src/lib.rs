@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `main.rs` | the exit code | everything else |
 //! | `cli.rs` | all that the command line takes; the life of a command | bollard, wasmtime, rmcp |
-//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
+//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
 //! | `cli/id.rs` | which instance a beginning of an id means | |
 //! | `cli/view.rs` | how instances look, in tables and in JSON | |
 //! | `cli/ui.rs` | standard streams, spinners, questions | instances |

@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime};
 use tokio_util::task::TaskTracker;
 
 use self::pool::{Pool, Ready};
-use crate::engine::{Ended, Engine, EngineError};
+use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
-    Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Instance, InstanceId,
+    Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
     InstanceSpec, Password, Progress, ProgressSink, Status,
 };
 use crate::memory;
@@ -197,6 +197,42 @@ impl InstanceManager {
         self.pool.open();
     }
 
+    /// Does all that can be done for instances of a version before one is asked for, and says what they are made from.
+    ///
+    /// # Errors
+    /// If the policy doesn't allow such instances, or they can't be had.
+    pub async fn prepare(
+        &self,
+        version: Option<String>,
+        caller: &Caller,
+        progress: &ProgressSink,
+    ) -> Result<Image, InstanceError> {
+        let request = CreateRequest {
+            version,
+            ..CreateRequest::default()
+        };
+        let spec = self.plan(&request, caller).await?;
+        self.engine.prepare(&spec.image, progress).await?;
+        Ok(spec.image)
+    }
+
+    /// What the policy makes of a request.
+    async fn plan(&self, request: &CreateRequest, caller: &Caller) -> Result<InstanceSpec, InstanceError> {
+        let mut defaults = self.defaults.clone();
+        if request.version.is_none() {
+            defaults.image = self.engine.default_image(&self.defaults.image).await;
+        }
+        Ok(self.policy.plan_create(request, &defaults, caller).await?)
+    }
+
+    /// Removes what is of no use any more; instances are never touched. `dry_run` only says what.
+    ///
+    /// # Errors
+    /// If the engine can't tell, or fails to.
+    pub async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
+        Ok(self.engine.prune(dry_run).await?)
+    }
+
     /// Removes the servers that wait, in the background. Creates still work.
     pub fn close(&self) {
         self.pool.close();
@@ -216,11 +252,7 @@ impl InstanceManager {
         progress: &ProgressSink,
     ) -> Result<NewInstance, InstanceError> {
         let creating = self.pool.creating();
-        let mut defaults = self.defaults.clone();
-        if request.version.is_none() {
-            defaults.image = self.engine.default_image(&self.defaults.image).await;
-        }
-        let spec = self.policy.plan_create(request, &defaults, caller).await?;
+        let spec = self.plan(request, caller).await?;
         let ready = self.pool.take(&spec);
         self.pool.want(&spec.image);
         let warm = match ready {
@@ -233,7 +265,7 @@ impl InstanceManager {
         };
         let Created { found, mut warnings } = created;
         let id = found.instance.id;
-        if spec.image == defaults.image && spec.image != self.defaults.image {
+        if request.version.is_none() && spec.image != self.defaults.image {
             let (given, wanted) = (spec.image.version(), self.defaults.image.version());
             warnings.push(format!(
                 "PostgreSQL {wanted}, the default, is not installed here: this is {given}, the newest that is."

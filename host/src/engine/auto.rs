@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::docker::DockerEngine;
 use super::local::LocalEngine;
-use super::{Diagnosis, Ended, Engine, EngineError, Verdict, Waiting};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Verdict, Waiting};
 use crate::instance::{Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 
 /// Both engines behind one.
@@ -198,6 +198,14 @@ impl Engine for AutoEngine {
             return self.docker.ended(id).await;
         }
         self.local.ended(id).await
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        let local = self.local.prune(dry_run).await?;
+        match self.docker.answers().await {
+            Ok(()) => Ok([self.docker.prune(dry_run).await?, local].concat()),
+            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| local),
+        }
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

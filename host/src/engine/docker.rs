@@ -11,6 +11,7 @@
 //! | `dev-postgres-mcp.owner` | the process that started it ahead, see [`crate::owner`] | no database, username and created-at then |
 //! | `dev-postgres-mcp.network` | of a network: its name | makes it ours |
 //! | `dev-postgres-mcp.template` | of an image: which template it is | makes it ours |
+//! | `dev-postgres-mcp.template-of` | of such an image: the image that it was made from | |
 //!
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 //!
@@ -27,6 +28,7 @@ mod ended;
 mod endpoint;
 mod image;
 mod network;
+mod prune;
 mod record;
 mod remove;
 mod template;
@@ -46,7 +48,7 @@ use tokio_util::task::TaskTracker;
 
 use self::client::{Client, Trace};
 use self::record::Record;
-use super::{Diagnosis, Ended, Engine, EngineError, Waiting};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 use crate::owner::Owners;
 
@@ -60,6 +62,7 @@ mod label {
     pub(super) const CREATED_AT: &str = "dev-postgres-mcp.created-at";
     pub(super) const TEMPLATE: &str = "dev-postgres-mcp.template";
     pub(super) const OWNER: &str = "dev-postgres-mcp.owner";
+    pub(super) const TEMPLATE_OF: &str = "dev-postgres-mcp.template-of";
     pub(super) const NETWORK: &str = "dev-postgres-mcp.network";
 }
 
@@ -217,33 +220,23 @@ impl DockerEngine {
             .ok()
     }
 
-    /// Removes the containers that wait to become instances for processes that have ended.
-    async fn reap(&self, containers: Vec<ContainerSummary>) {
+    /// The containers, by id and name, that wait to become instances for processes that have ended.
+    async fn orphans(&self, containers: Vec<ContainerSummary>) -> Vec<(String, String)> {
         let waiting = containers.into_iter().filter(container::is_waiting);
-        let owned: Vec<(String, String)> = waiting
-            .filter_map(|container| Some((container.id?, container.labels?.remove(label::OWNER)?)))
+        let owned: Vec<_> = waiting
+            .filter_map(|container| {
+                let owner = container.labels?.remove(label::OWNER)?;
+                let name = container.names?.into_iter().next()?;
+                Some((container.id?, name.trim_start_matches('/').to_owned(), owner))
+            })
             .collect();
         let owners = self.owners.clone();
         let judged = tokio::task::spawn_blocking(move || {
             owners.tidy();
-            owned
-                .into_iter()
-                .filter(|(_, owner)| owners.has_ended(owner))
-                .collect::<Vec<_>>()
+            let ended = owned.into_iter().filter(|(.., owner)| owners.has_ended(owner));
+            ended.map(|(id, name, _)| (id, name)).collect()
         });
-        let orphans = judged.await.unwrap_or_default();
-        for (container_id, owner) in &orphans {
-            match remove::remove_container(&self.client, container_id).await {
-                Ok(_) => tracing::info!(container_id, owner, "removed what an ended process had started ahead"),
-                Err(error) => {
-                    let error = EngineError::from(error);
-                    tracing::warn!(container_id, %error, "what an ended process had started ahead stays for now");
-                }
-            }
-        }
-        if !orphans.is_empty() {
-            network::tidy(self, Trace::Made).await;
-        }
+        judged.await.unwrap_or_default()
     }
 
     /// What Docker knows of a container; `None` if it has gone.
@@ -268,7 +261,15 @@ impl DockerEngine {
 impl Engine for DockerEngine {
     // Which instances nobody has been told of can't be seen from their containers.
     async fn recover(&self) -> Result<(), EngineError> {
-        self.reap(container::list(&self.client, None).await?).await;
+        let containers = container::list(&self.client, None).await?;
+        let orphans = self.orphans(containers).await;
+        for (container_id, name) in &orphans {
+            remove::remove_container(&self.client, container_id).await?;
+            tracing::info!(name, "removed what a process that has ended had started ahead");
+        }
+        if !orphans.is_empty() {
+            network::tidy(self, Trace::Made).await;
+        }
         Ok(())
     }
 
@@ -367,6 +368,10 @@ impl Engine for DockerEngine {
             Some(container_id) => ended::ended(self, &container_id).await,
             None => Ok(ended::removed()),
         }
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        prune::prune(self, dry_run).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use super::{Diagnosis, Ended, Engine, EngineError, Waiting};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status,
 };
@@ -165,6 +165,10 @@ impl Engine for FakeEngine {
             Server::Silent => std::future::pending().await,
             Server::Dies(ended) => Ok(ended.clone()),
         }
+    }
+
+    async fn prune(&self, _dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        Ok(Vec::new())
     }
 
     async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {

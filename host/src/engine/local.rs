@@ -41,7 +41,7 @@ use self::programs::ProgramFinder;
 pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
 use self::state_dir::StateDir;
-use super::{Diagnosis, Ended, Engine, EngineError, Waiting};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
@@ -319,6 +319,15 @@ impl Engine for LocalEngine {
             how,
             last_lines: last_lines.unwrap_or_default(),
         })
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        // Without programs every template is old.
+        let programs = self.0.programs.all().await.unwrap_or_default();
+        if !dry_run {
+            self.sweep().await?;
+        }
+        template::prune(self, programs, dry_run).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

@@ -133,7 +133,10 @@ pub(super) fn template_body(image: &Image, facts: &ImageFacts, key: &str, passwo
     ContainerCreateBody {
         image: Some(image.to_string()),
         cmd: Some(facts.command.iter().cloned().chain(arguments(&NOT_DURABLE)).collect()),
-        labels: Some(HashMap::from([(label::TEMPLATE.to_owned(), key.to_owned())])),
+        labels: Some(HashMap::from([
+            (label::TEMPLATE.to_owned(), key.to_owned()),
+            (label::TEMPLATE_OF.to_owned(), image.to_string()),
+        ])),
         env: Some(vec![
             format!("POSTGRES_USER={SUPERUSER}"),
             format!("POSTGRES_PASSWORD={password}"),
