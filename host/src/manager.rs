@@ -192,8 +192,11 @@ impl InstanceManager {
     /// Has servers of the default version started in the background, if any are to wait; those of other versions are
     /// from when one is asked for. Until [`InstanceManager::close`].
     pub async fn start_ahead(&self) {
-        let image = self.engine.default_image(&self.defaults.image).await;
-        self.pool.want(&image);
+        // What the policy makes of a request that asks for nothing. One that it denies comes too late for the pool.
+        let caller = Caller::CommandLine;
+        if let Ok(spec) = self.plan(&CreateRequest::default(), &caller).await {
+            self.pool.want(&spec.image, &spec.database);
+        }
         self.pool.open();
     }
 
@@ -254,7 +257,7 @@ impl InstanceManager {
         let creating = self.pool.creating();
         let spec = self.plan(request, caller).await?;
         let ready = self.pool.take(&spec);
-        self.pool.want(&spec.image);
+        self.pool.want(&spec.image, &spec.database);
         let warm = match ready {
             Some(ready) => self.assign(ready, &spec).await,
             None => None,

@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use super::{InstanceError, Unkept};
 use crate::engine::{Engine, EngineError, Waiting};
-use crate::instance::{Defaults, Image, InstanceId, InstanceSpec, Password};
+use crate::instance::{DatabaseName, Defaults, Image, InstanceId, InstanceSpec, InvalidValue, Password};
 use crate::ports::PortAllocator;
 
 /// How many images are kept ready at most: those that were asked for last.
@@ -45,8 +45,16 @@ struct Inner {
 #[derive(Debug, Default)]
 struct State {
     /// What is to be ready, the last that was asked for first.
-    images: Vec<Image>,
+    wanted: Vec<Wanted>,
     ready: Vec<Ready>,
+}
+
+/// What servers are to be like that wait.
+#[derive(Debug, Clone)]
+struct Wanted {
+    image: Image,
+    /// The database that was asked for last: whoever asks for one once does so again.
+    database: DatabaseName,
 }
 
 /// A server that waits, removed when dropped.
@@ -69,7 +77,7 @@ impl Drop for Creating {
 
 /// What to do next.
 enum Next {
-    Start(Image),
+    Start(Wanted),
     Wait,
     Close,
 }
@@ -112,12 +120,16 @@ impl Pool {
         Creating(Arc::clone(&self.0))
     }
 
-    /// Has servers of this image waiting from now on.
-    pub(super) fn want(&self, image: &Image) {
+    /// Has servers of this image waiting from now on, for whoever asks for such a database.
+    pub(super) fn want(&self, image: &Image, database: &DatabaseName) {
         let mut state = self.state();
-        state.images.retain(|known| known != image);
-        state.images.insert(0, image.clone());
-        state.images.truncate(IMAGES_MAX);
+        state.wanted.retain(|wanted| wanted.image != *image);
+        let wanted = Wanted {
+            image: image.clone(),
+            database: database.clone(),
+        };
+        state.wanted.insert(0, wanted);
+        state.wanted.truncate(IMAGES_MAX);
         drop(state);
         self.0.changed.notify_one();
     }
@@ -167,7 +179,7 @@ impl Pool {
             let _ = creating.wait_for(|creating| *creating == 0).await;
             match self.next() {
                 Next::Close => return,
-                Next::Start(image) => self.start(&image).await,
+                Next::Start(wanted) => self.start(&wanted).await,
                 Next::Wait => self.until_changed().await,
             }
         }
@@ -179,13 +191,14 @@ impl Pool {
         }
         let is_short = (self.0.is_short_of_memory)();
         let mut state = self.state();
-        let images = state.images.clone();
+        let wanted = state.wanted.clone();
+        let is_wanted = |ready: &Ready| wanted.iter().any(|wanted| wanted.image == ready.image);
         let (keep, unwanted) = std::mem::take(&mut state.ready)
             .into_iter()
-            .partition(|ready| !is_short && !ready.waiting.is_lost() && images.contains(&ready.image));
+            .partition(|ready| !is_short && !ready.waiting.is_lost() && is_wanted(ready));
         state.ready = keep;
-        let missing = images.into_iter().find(|image| {
-            let ready = state.ready.iter().filter(|ready| ready.image == *image);
+        let missing = wanted.into_iter().find(|wanted| {
+            let ready = state.ready.iter().filter(|ready| ready.image == wanted.image);
             ready.count() < self.0.size
         });
         drop(state);
@@ -198,7 +211,7 @@ impl Pool {
         }
         drop(unwanted);
         match missing {
-            Some(image) if !is_short => Next::Start(image),
+            Some(wanted) if !is_short => Next::Start(wanted),
             _ => Next::Wait,
         }
     }
@@ -219,28 +232,32 @@ impl Pool {
         }
     }
 
-    async fn start(&self, image: &Image) {
+    async fn start(&self, wanted: &Wanted) {
+        let image = &wanted.image;
         let started = tokio::select! {
             () = self.0.closed.cancelled() => return,
-            started = self.start_one(image).instrument(tracing::debug_span!("start ahead", %image)) => started,
+            started = self.start_one(wanted).instrument(tracing::debug_span!("start ahead", %image)) => started,
         };
         let mut state = self.state();
         match started {
-            Ok(Some(ready)) if !self.0.closed.is_cancelled() => state.ready.push(ready),
+            Ok(Some(ready)) if !self.0.closed.is_cancelled() => {
+                tracing::debug!(id = %ready.waiting.id(), %image, "waits");
+                state.ready.push(ready);
+            }
             // Dropped, it is removed.
             Ok(Some(_)) => {}
             // Until somebody asks for it again.
-            Ok(None) => state.images.retain(|wanted| wanted != image),
+            Ok(None) => state.wanted.retain(|wanted| wanted.image != *image),
             Err(error) => {
-                state.images.retain(|wanted| wanted != image);
+                state.wanted.retain(|wanted| wanted.image != *image);
                 drop(state);
                 tracing::debug!(%image, error = ?error.to_string(), "none could be started ahead");
             }
         }
     }
 
-    async fn start_one(&self, image: &Image) -> Result<Option<Ready>, InstanceError> {
-        let spec = self.spec(image)?;
+    async fn start_one(&self, wanted: &Wanted) -> Result<Option<Ready>, InstanceError> {
+        let spec = self.spec(wanted)?;
         let mut candidates = self.0.ports.candidates(&mut rand::rng());
         loop {
             let lease = candidates.next_lease()?;
@@ -250,7 +267,7 @@ impl Pool {
                 Err(error) => return Err(error.into()),
                 Ok(waiting) => {
                     return Ok(waiting.map(|waiting| Ready {
-                        image: image.clone(),
+                        image: wanted.image.clone(),
                         waiting,
                         unkept: Unkept::new(&self.0.engine, &self.0.tracker, id),
                     }));
@@ -259,15 +276,15 @@ impl Pool {
         }
     }
 
-    /// What a server is started from; the names and the password are its own until it has others, and go nowhere.
-    fn spec(&self, image: &Image) -> Result<InstanceSpec, EngineError> {
-        let wrong = |reason: crate::instance::InvalidValue| EngineError::Request {
+    /// What a server is started from; the superuser's name and password are its own until it has others, and go nowhere.
+    fn spec(&self, wanted: &Wanted) -> Result<InstanceSpec, EngineError> {
+        let wrong = |reason: InvalidValue| EngineError::Request {
             verb: "starting a server ahead",
             reason: reason.to_string(),
         };
         Ok(InstanceSpec {
-            image: image.clone(),
-            database: "postgres".parse().map_err(wrong)?,
+            image: wanted.image.clone(),
+            database: wanted.database.clone(),
             username: "postgres".parse().map_err(wrong)?,
             password: Password::new("none").map_err(wrong)?,
             limits: self.0.defaults.limits,

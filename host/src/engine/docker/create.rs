@@ -334,12 +334,12 @@ impl Job {
         };
         let deadline = self.engine.settings.ready_timeout;
         let work = async {
-            let session = Session::open(copied, deadline).await?;
+            let mut session = Session::open(copied, deadline).await?;
             if self.owner.is_none() {
                 session.set_up(&self.spec, deadline).await?;
                 return Ok(None);
             }
-            session.set_up_ahead(deadline).await?;
+            session.set_up_ahead(&self.spec, deadline).await?;
             Ok(Some(session))
         };
         let name = self.name();

@@ -258,12 +258,12 @@ impl Job {
         };
         let left = late.saturating_duration_since(Instant::now());
         let work = async {
-            let session = Session::open(copied, left).await?;
+            let mut session = Session::open(copied, left).await?;
             if !self.waits {
                 session.set_up(&self.spec, left).await?;
                 return Ok(None);
             }
-            session.set_up_ahead(left).await?;
+            session.set_up_ahead(&self.spec, left).await?;
             Ok(Some(session))
         };
         tokio::select! {
