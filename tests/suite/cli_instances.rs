@@ -8,7 +8,7 @@ use dev_postgres_mcp_tests::binary::TestEnvironment;
 use dev_postgres_mcp_tests::local;
 use dev_postgres_mcp_tests::specs::{as_told_later, unlikely_name};
 use rstest::rstest;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
@@ -22,7 +22,7 @@ fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
     command.stdin(Stdio::null()).output().expect("the program starts")
 }
 
-fn json(environment: &TestEnvironment, arguments: &[&str]) -> Value {
+fn json_of(environment: &TestEnvironment, arguments: &[&str]) -> Value {
     let output = run(environment, &[&["-o", "json"], arguments].concat());
     assert!(
         output.status.success(),
@@ -33,7 +33,7 @@ fn json(environment: &TestEnvironment, arguments: &[&str]) -> Value {
 }
 
 fn find(environment: &TestEnvironment, database: &str) -> Option<Value> {
-    let list = json(environment, &["postgres", "list"]);
+    let list = json_of(environment, &["postgres", "list"]);
     let instances = list["instances"].as_array().expect("instances");
     assert_eq!(list["count"], instances.len());
     instances
@@ -109,20 +109,20 @@ async fn what_one_process_creates_the_others_list_get_check_and_drop(#[values(Do
     );
 
     // All of it but the last character: that no other id begins so is as good as sure.
-    let got = json(
+    let got = json_of(
         &environment,
         &["postgres", "get", &format!("mcp-postgres-{}", &id[..35])],
     );
     assert_eq!(got, as_told_later(&created));
 
-    let health = json(&environment, &["postgres", "health", id]);
+    let health = json_of(&environment, &["postgres", "health", id]);
     assert_eq!((&health["id"], &health["status"]), (&created["id"], &"healthy".into()));
     assert!(
         health["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0),
         "{health}"
     );
 
-    let dropped = json(&environment, &["postgres", "drop", id]);
+    let dropped = json_of(&environment, &["postgres", "drop", id]);
     assert_eq!(dropped, serde_json::json!([{ "id": id, "dropped": true }]));
     assert_eq!(run(&environment, &["postgres", "get", id]).status.code(), Some(4));
     assert_eq!(local::leftovers(&environment), Vec::<String>::new());
@@ -169,7 +169,7 @@ async fn an_interrupted_create_leaves_nothing_behind(#[values(Docker, Local)] en
                 break status;
             }
             let id = find(&environment, &database).expect("it was created")["id"].clone();
-            json(&environment, &["postgres", "drop", id.as_str().expect("an id")]);
+            json_of(&environment, &["postgres", "drop", id.as_str().expect("an id")]);
         };
         assert_eq!(status.code(), Some(code));
         // Before a list, which would remove what was left.
@@ -215,4 +215,52 @@ async fn an_instance_that_nobody_is_told_of_is_dropped_again(#[values(Docker, Lo
     );
     assert_eq!(local::leftovers(&environment), Vec::<String>::new());
     assert_eq!(find(&environment, &database), None);
+}
+
+#[rstest]
+fn a_version_can_be_prepared_before_it_is_asked_for(#[values(Docker, Local)] engine: TestEngine) {
+    let environment = TestEnvironment::on(engine);
+    let version = if engine == Docker { "17" } else { "13" };
+    for _ in 0..2 {
+        let warmed = json_of(&environment, &["postgres", "warm", "--version", version]);
+        assert_eq!(warmed, json!({ "version": version }));
+    }
+    let said = run(&environment, &["postgres", "warm", "--version", version]);
+    assert_eq!(
+        String::from_utf8_lossy(&said.stdout),
+        format!("PostgreSQL {version} is prepared\n")
+    );
+    let refused = run(&environment, &["postgres", "warm", "--version", "latest"]);
+    assert_eq!(refused.status.code(), Some(5), "the policy is asked");
+}
+
+#[test]
+fn a_template_is_pruned_once_the_programs_that_made_it_are_gone() {
+    let environment = TestEnvironment::on(Local);
+    json_of(&environment, &["postgres", "warm", "--version", "13"]);
+    let templates = || {
+        let entries = std::fs::read_dir(environment.state_dir().join("templates")).expect("a folder");
+        entries
+            .flatten()
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect::<Vec<_>>()
+    };
+    let [template] = &templates()[..] else {
+        panic!("one template: {:?}", templates());
+    };
+    let nothing = json_of(&environment, &["postgres", "prune"]);
+    assert_eq!(nothing, json!({ "dry_run": false, "count": 0, "removed": [] }));
+    let elsewhere = environment.clone().with("DEV_POSTGRES_MCP_LOCAL_BIN_DIR", "/nowhere");
+    let removed = json!([{
+        "kind": "template",
+        "name": template,
+        "reason": "its PostgreSQL has changed or gone",
+    }]);
+    let dry = json_of(&elsewhere, &["postgres", "prune", "--dry-run"]);
+    assert_eq!(dry, json!({ "dry_run": true, "count": 1, "removed": removed }));
+    assert_eq!(templates().len(), 1);
+    let told = json_of(&elsewhere, &["postgres", "prune"]);
+    assert_eq!(told, json!({ "dry_run": false, "count": 1, "removed": removed }));
+    assert!(templates().is_empty());
 }

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
 
-use dev_postgres_mcp::engine::Engine;
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
+use dev_postgres_mcp::engine::{Engine, Pruned};
 use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink};
 use dev_postgres_mcp_tests::database::connect_when_ready;
 use dev_postgres_mcp_tests::docker_cli::{docker, try_docker};
 use dev_postgres_mcp_tests::specs::spec;
 use rand::RngExt;
+use rstest::rstest;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio_postgres::Client;
@@ -87,7 +88,8 @@ impl OwnImage {
 
     async fn remove(self) {
         for template in self.templates().await {
-            docker(&["rmi", &template]).await;
+            // Another test may prune it first.
+            let _ = try_docker(&["rmi", &template]).await;
         }
         docker(&["rmi", &self.image.to_string()]).await;
     }
@@ -150,12 +152,43 @@ async fn portrait(client: &Client) -> BTreeMap<&'static str, Vec<String>> {
     portrait
 }
 
+/// An instance whose server was started before anybody asked for it.
+async fn create_ahead(engine: &DockerEngine, wanted: &InstanceSpec, like: &InstanceSpec) -> Found {
+    engine
+        .prepare(&wanted.image, &ProgressSink::none())
+        .await
+        .expect("the image can be used");
+    let waiting = engine
+        .start_ahead(InstanceId::random(), like, any_port())
+        .await
+        .expect("it starts")
+        .expect("it can be made ahead");
+    engine.assign(waiting, wanted).await.expect("an instance").found
+}
+
+#[rstest]
+#[case::when_it_is_asked_for(None)]
+#[case::ahead_for_one_who_asks_for_a_database(Some("another"))]
+#[case::ahead_for_one_who_asks_for_none(Some("postgres"))]
 #[tokio::test]
-async fn an_instance_from_a_template_is_what_the_image_itself_would_make_but_not_durable() {
-    let engine = engine();
+async fn an_instance_from_a_template_is_what_the_image_itself_would_make_but_not_durable(
+    #[case] made_ahead_for: Option<&str>,
+    #[values("app", "postgres")] database: &str,
+) {
+    let state = tempfile::tempdir().expect("a folder");
+    let engine = DockerEngine::new(
+        DockerSettings {
+            state_dir: Some(state.path().to_owned()),
+            ..DockerSettings::default()
+        },
+        TaskTracker::new(),
+    );
     // The password's verifier differs by its salt only.
-    let wanted = spec("app", "me", "secret");
-    let ours = create(&engine, &wanted).await;
+    let wanted = spec(database, "me", "secret");
+    let ours = match made_ahead_for {
+        None => create(&engine, &wanted).await,
+        Some(other) => create_ahead(&engine, &wanted, &spec(other, "postgres", "other")).await,
+    };
     assert!(
         image_of(&ours).await.starts_with("dev-postgres-mcp-template:"),
         "it starts from a template"
@@ -175,7 +208,7 @@ async fn an_instance_from_a_template_is_what_the_image_itself_would_make_but_not
         "--env",
         "POSTGRES_USER=me",
         "--env",
-        "POSTGRES_DB=app",
+        &format!("POSTGRES_DB={database}"),
         "--env",
         "POSTGRES_PASSWORD=secret",
         "--env",
@@ -353,4 +386,66 @@ async fn a_foreign_image_under_a_templates_name_is_not_used() {
         "the foreign tag is still there"
     );
     own.remove().await;
+}
+
+/// What `prune` says of this image's templates.
+async fn pruned(engine: &DockerEngine, own: &OwnImage, dry_run: bool) -> Vec<Pruned> {
+    let pruned = engine.prune(dry_run).await.expect("it can be told");
+    let reference = own.image.to_string();
+    pruned
+        .into_iter()
+        .filter(|pruned| pruned.reason.contains(&reference))
+        .collect()
+}
+
+#[tokio::test]
+async fn a_template_is_pruned_once_its_image_has_changed_and_not_before() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    let found = create(&engine, &own.spec()).await;
+    let [template] = &own.templates().await[..] else {
+        panic!("one template");
+    };
+    // What somebody has made of an instance is his, whatever labels it has inherited.
+    let copy = format!("{}:copy", own.image.repository());
+    docker(&["commit", &found.instance.container_id, &copy]).await;
+    assert_eq!(pruned(&engine, &own, false).await, []);
+    docker(&["tag", "postgres:15", &own.image.to_string()]).await;
+    let old = Pruned {
+        kind: "template",
+        name: template.clone(),
+        reason: format!("the image {} has changed since", own.image),
+    };
+    assert_eq!(pruned(&engine, &own, true).await, [old.clone()]);
+    assert_eq!(
+        pruned(&engine, &own, false).await,
+        [],
+        "one that an instance runs on stays"
+    );
+    connect_when_ready(&found).await;
+    drop_instance(&engine, &found).await;
+    assert_eq!(pruned(&engine, &own, true).await, [old.clone()]);
+    assert!(
+        try_docker(&["image", "inspect", template]).await.is_ok(),
+        "a dry run removes nothing"
+    );
+    assert_eq!(pruned(&engine, &own, false).await, [old]);
+    assert!(try_docker(&["image", "inspect", template]).await.is_err());
+    assert_eq!(pruned(&engine, &own, false).await, []);
+    docker(&["rmi", &copy]).await;
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn making_a_template_removes_those_of_images_that_are_gone() {
+    let (own, other) = (OwnImage::build("").await, OwnImage::build("RUN true").await);
+    let engine = engine();
+    let nobody = ProgressSink::none();
+    engine.prepare(&own.image, &nobody).await.expect("prepared");
+    assert_eq!(own.templates().await.len(), 1);
+    docker(&["rmi", &own.image.to_string()]).await;
+    engine.prepare(&other.image, &nobody).await.expect("prepared");
+    assert_eq!(own.templates().await, Vec::<String>::new());
+    assert_eq!(other.templates().await.len(), 1);
+    other.remove().await;
 }

@@ -12,7 +12,7 @@ const KNOWN_BY: [(&str, &[&str]); 7] = [
     ("clap", &["cli"]),
     ("nix", &["engine/local", "plugins/cache.rs"]),
     ("rmcp", &["mcp"]),
-    ("sysinfo", &["engine/local/server.rs"]),
+    ("sysinfo", &["engine/local/server.rs", "memory.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs"]),
     ("wasmtime", &["plugins"]),
 ];

@@ -1,11 +1,13 @@
 //! An engine for the manager's unit tests: it records what it is asked and runs nothing.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
+use tokio::io::DuplexStream;
 
-use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, provision};
 use crate::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status,
 };
@@ -29,6 +31,23 @@ pub(crate) struct FakeEngine {
     pub(crate) default_image: Option<Image>,
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) instances: Mutex<Vec<Found>>,
+    /// The other ends of the sessions with servers that wait.
+    pub(crate) waiting: Mutex<HashMap<InstanceId, DuplexStream>>,
+}
+
+fn instance(id: InstanceId, spec: &InstanceSpec, port: Port) -> Instance {
+    Instance {
+        id,
+        engine: EngineKind::Docker,
+        container_id: "c0ffee".into(),
+        host: "127.0.0.1".into(),
+        port,
+        version: spec.image.version().to_owned(),
+        database: spec.database.clone(),
+        username: spec.username.clone(),
+        status: Status::Running,
+        created_at: SystemTime::now(),
+    }
 }
 
 impl FakeEngine {
@@ -95,18 +114,7 @@ impl Engine for FakeEngine {
             return Err(EngineError::PortTaken(port));
         }
         let found = Found {
-            instance: Instance {
-                id,
-                engine: EngineKind::Docker,
-                container_id: "c0ffee".into(),
-                host: "127.0.0.1".into(),
-                port,
-                version: spec.image.version().to_owned(),
-                database: spec.database.clone(),
-                username: spec.username.clone(),
-                status: Status::Running,
-                created_at: SystemTime::now(),
-            },
+            instance: instance(id, spec, port),
             password: spec.password.clone(),
         };
         self.instances.lock().expect("unpoisoned").push(found.clone());
@@ -118,15 +126,30 @@ impl Engine for FakeEngine {
 
     async fn start_ahead(
         &self,
-        _id: InstanceId,
-        _spec: &InstanceSpec,
-        _port: Port,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
     ) -> Result<Option<Waiting>, EngineError> {
-        Ok(None)
+        self.record(format!("start ahead {}", spec.image));
+        let (session, server) = provision::fake::session().await;
+        self.waiting.lock().expect("unpoisoned").insert(id, server);
+        Ok(Some(Waiting {
+            instance: instance(id, spec, port),
+            origin: String::new(),
+            warnings: Vec::new(),
+            session,
+        }))
     }
 
-    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec) -> Result<Created, EngineError> {
-        unreachable!("nothing waits")
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+        self.record("assign");
+        self.waiting.lock().expect("unpoisoned").remove(&waiting.id());
+        let found = waiting.becomes(spec);
+        self.instances.lock().expect("unpoisoned").push(found.clone());
+        Ok(Created {
+            found,
+            warnings: waiting.warnings,
+        })
     }
 
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
@@ -154,6 +177,7 @@ impl Engine for FakeEngine {
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
         self.record("remove");
+        self.waiting.lock().expect("unpoisoned").remove(&id);
         let mut instances = self.instances.lock().expect("unpoisoned");
         let before = instances.len();
         instances.retain(|found| found.instance.id != id);

@@ -287,3 +287,39 @@ fn refused(error: &tokio_postgres::Error) -> EngineError {
         reason,
     }
 }
+
+#[cfg(test)]
+pub(super) mod fake {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// A session with a server that greets and then says nothing; it is lost when the other end goes.
+    pub(in crate::engine) async fn session() -> (Session, DuplexStream) {
+        let (ours, mut theirs) = duplex(4096);
+        let greeting = async {
+            // The startup message, whatever it says.
+            let _ = theirs.read(&mut [0; 1024]).await;
+            // AuthenticationOk, ReadyForQuery in no transaction.
+            let welcome = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+            theirs.write_all(welcome).await.expect("the client reads");
+        };
+        let mut config = tokio_postgres::Config::new();
+        let (connected, ()) = tokio::join!(config.user("u").connect_raw(ours, NoTls), greeting);
+        let (client, connection) = connected.expect("a session");
+        let lost = CancellationToken::new();
+        let told = lost.clone().drop_guard();
+        let connection = tokio::spawn(async move {
+            let _told = told;
+            let _ = connection.await;
+        });
+        let session = Session {
+            client,
+            connection,
+            lost,
+            has_strategies: false,
+            has_spare: false,
+        };
+        (session, theirs)
+    }
+}

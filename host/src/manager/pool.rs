@@ -292,3 +292,169 @@ impl Pool {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+    use crate::instance::Limits;
+
+    struct Desk {
+        engine: Arc<FakeEngine>,
+        pool: Pool,
+        tracker: TaskTracker,
+    }
+
+    impl Desk {
+        fn new(size: usize, is_short_of_memory: fn() -> bool) -> Self {
+            let engine = Arc::new(FakeEngine::default());
+            let tracker = TaskTracker::new();
+            let defaults = Defaults {
+                image: image("17"),
+                limits: Limits::new(512, 1000).expect("limits"),
+                durable: false,
+            };
+            let ports = PortAllocator::new("1-9".parse().expect("a range"));
+            let pool = Pool::new(
+                engine.clone(),
+                ports,
+                defaults,
+                size,
+                is_short_of_memory,
+                tracker.clone(),
+            );
+            pool.open();
+            Self { engine, pool, tracker }
+        }
+
+        fn want(&self, version: &str) {
+            self.pool.want(&image(version), &"postgres".parse().expect("a name"));
+        }
+
+        fn take(&self, version: &str) -> Option<Ready> {
+            let wanted = Wanted {
+                image: image(version),
+                database: "app".parse().expect("a name"),
+            };
+            self.pool.take(&self.pool.spec(&wanted).expect("a specification"))
+        }
+
+        /// How many wait, once nothing happens any more.
+        async fn waiting(&self) -> usize {
+            // The clock is paused: it goes on when all else has come to rest.
+            tokio::time::sleep(MEMORY_LOOK * 2).await;
+            assert_eq!(
+                self.pool.state().ready.len(),
+                self.engine.waiting.lock().expect("unpoisoned").len()
+            );
+            self.pool.state().ready.len()
+        }
+
+        async fn close(self) {
+            self.pool.close();
+            self.tracker.close();
+            self.tracker.wait().await;
+            assert!(
+                self.engine.waiting.lock().expect("unpoisoned").is_empty(),
+                "all are removed"
+            );
+        }
+    }
+
+    fn image(version: &str) -> Image {
+        Image::new("postgres", version).expect("an image")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_version_that_was_asked_for_has_its_servers_and_the_last_four_alone() {
+        let desk = Desk::new(2, || false);
+        assert_eq!(desk.waiting().await, 0, "nobody has asked yet");
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 2);
+        for version in ["13", "14", "15", "16"] {
+            desk.want(version);
+        }
+        assert_eq!(desk.waiting().await, 8);
+        assert!(desk.take("17").is_none() && desk.take("13").is_some());
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_is_replaced_but_not_while_a_create_is_under_way() {
+        let desk = Desk::new(1, || false);
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 1);
+        let creating = desk.pool.creating();
+        let mut taken = desk.take("17").expect("one waits");
+        assert!(desk.take("17").is_none(), "nobody else gets it");
+        desk.pool.0.changed.notify_one();
+        tokio::time::sleep(MEMORY_LOOK * 2).await;
+        assert!(desk.pool.state().ready.is_empty());
+        drop(creating);
+        tokio::time::sleep(MEMORY_LOOK * 2).await;
+        assert_eq!(desk.pool.state().ready.len(), 1);
+        taken.unkept.remove().await;
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_lost_is_removed_and_replaced_at_once() {
+        let desk = Desk::new(1, || false);
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 1);
+        let lost = desk.pool.state().ready[0].waiting.id();
+        desk.engine.waiting.lock().expect("unpoisoned").remove(&lost);
+        // Less than it takes to look by itself.
+        tokio::time::sleep(MEMORY_LOOK / 2).await;
+        assert_ne!(desk.pool.state().ready[0].waiting.id(), lost);
+        assert!(desk.engine.calls().contains(&"remove".to_owned()));
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn none_waits_while_the_machine_is_short_of_memory() {
+        static IS_SHORT: AtomicBool = AtomicBool::new(false);
+        let desk = Desk::new(2, || IS_SHORT.load(Ordering::Relaxed));
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 2);
+        IS_SHORT.store(true, Ordering::Relaxed);
+        assert_eq!(desk.waiting().await, 0);
+        IS_SHORT.store(false, Ordering::Relaxed);
+        assert_eq!(desk.waiting().await, 2);
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn other_limits_and_durability_are_made_when_they_are_asked_for() {
+        let desk = Desk::new(1, || false);
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 1);
+        let wanted = Wanted {
+            image: image("17"),
+            database: "app".parse().expect("a name"),
+        };
+        let spec = desk.pool.spec(&wanted).expect("a specification");
+        let durable = InstanceSpec {
+            durable: true,
+            ..spec.clone()
+        };
+        let larger = InstanceSpec {
+            limits: Limits::new(513, 1000).expect("limits"),
+            ..spec.clone()
+        };
+        assert!(desk.pool.take(&durable).is_none() && desk.pool.take(&larger).is_none());
+        assert!(desk.pool.take(&spec).is_some());
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pool_of_no_size_starts_nothing() {
+        let desk = Desk::new(0, || false);
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 0);
+        assert!(desk.take("17").is_none());
+        desk.close().await;
+    }
+}
