@@ -416,7 +416,7 @@ async fn a_template_is_pruned_once_its_image_has_changed_and_not_before() {
         name: template.clone(),
         reason: format!("the image {} has changed since", own.image),
     };
-    assert_eq!(pruned(&engine, &own, true).await, [old.clone()]);
+    assert_eq!(pruned(&engine, &own, true).await, std::slice::from_ref(&old));
     assert_eq!(
         pruned(&engine, &own, false).await,
         [],
@@ -424,15 +424,16 @@ async fn a_template_is_pruned_once_its_image_has_changed_and_not_before() {
     );
     connect_when_ready(&found).await;
     drop_instance(&engine, &found).await;
-    assert_eq!(pruned(&engine, &own, true).await, [old.clone()]);
-    assert!(
-        try_docker(&["image", "inspect", template]).await.is_ok(),
-        "a dry run removes nothing"
+    assert_eq!(
+        pruned(&engine, &own, false).await,
+        [],
+        "one that another image is built on stays"
     );
-    assert_eq!(pruned(&engine, &own, false).await, [old]);
-    assert!(try_docker(&["image", "inspect", template]).await.is_err());
-    assert_eq!(pruned(&engine, &own, false).await, []);
     docker(&["rmi", &copy]).await;
+    // Unless another test was faster.
+    let removed = pruned(&engine, &own, false).await;
+    assert!(removed.is_empty() || removed == [old], "{removed:?}");
+    assert!(try_docker(&["image", "inspect", template]).await.is_err());
     own.remove().await;
 }
 

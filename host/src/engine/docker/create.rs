@@ -151,6 +151,8 @@ struct Job {
 enum Setback {
     /// The network was removed under our feet: another attempt may do.
     NetworkGone(EngineError),
+    /// The template was pruned under our feet: the image's own way will do.
+    TemplateGone(EngineError),
     Failed(EngineError),
 }
 
@@ -204,7 +206,7 @@ impl Job {
         let (facts, network) = tokio::join!(image::facts(client, &self.spec.image), network::ensure(&self.engine));
         let (facts, mut network) = (facts?, network?);
         let template = template::find(&self.engine, &facts).await?;
-        let template = template.as_ref();
+        let mut template = template.as_ref();
         if self.owner.is_some() && template.is_none() {
             return Err(EngineError::NoSuchImage {
                 image: self.spec.image.to_string(),
@@ -214,12 +216,14 @@ impl Job {
         for _ in 1..NETWORK_ATTEMPTS {
             match self.attempt(&facts, template, &network, address, &host).await {
                 Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
+                Err(Setback::TemplateGone(_)) if self.owner.is_none() => template = None,
+                Err(Setback::TemplateGone(error)) => return Err(error),
                 Err(Setback::Failed(error)) => return Err(error),
                 Ok(made) => return Ok(made),
             }
         }
         match self.attempt(&facts, template, &network, address, &host).await {
-            Err(Setback::NetworkGone(error) | Setback::Failed(error)) => Err(error),
+            Err(Setback::NetworkGone(error) | Setback::TemplateGone(error) | Setback::Failed(error)) => Err(error),
             Ok(made) => Ok(made),
         }
     }
@@ -242,7 +246,12 @@ impl Job {
             None => container::Marks::Instance { created_at },
         };
         let body = container::body(self.id, &self.spec, facts, image, network, published, &marks);
-        let container_id = self.create_container(body).await?;
+        let container_id = self.create_container(body).await.map_err(|setback| match setback {
+            Setback::Failed(error @ EngineError::NoSuchImage { .. }) if template.is_some() => {
+                Setback::TemplateGone(error)
+            }
+            setback => setback,
+        })?;
         if let Err(error) = self.still_wanted() {
             return Err(self.undone(Trace::Made, error.into()).await);
         }

@@ -20,7 +20,7 @@ use crate::engine::{EngineError, short_digest};
 use crate::instance::{Image, Password, Progress, ProgressSink};
 
 /// What is done here, by number: another recipe's templates are not used.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// The repository that templates are tagged in.
 const REPOSITORY: &str = "dev-postgres-mcp-template";
 /// What the entrypoint of an image like the official one says when the data directory is complete, and what the server says
