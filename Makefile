@@ -40,9 +40,9 @@ bench: ## Measure how fast servers are there, ours and others', side by side: te
 	@echo 'bench: building; the first time that takes some minutes'
 	@cargo build --quiet --locked --release
 	@cargo bench --quiet --locked --package dev-postgres-mcp-tests --bench sandbox --no-run
-	@cargo build --quiet --locked --workspace --bins
-	@target/debug/bench $(ARGS)
-	@target/debug/docs
+	@cargo build --quiet --locked --release --package dev-postgres-mcp-tests --bins
+	@target/release/bench $(ARGS)
+	@target/release/docs
 
 lint: ## Check format, lints, dependencies, scripts and workflows
 	$(call setup,wasm lint)

@@ -6,6 +6,7 @@
 
 mod docker_run;
 mod goals;
+mod local_run;
 mod machine;
 mod ours;
 mod picture;
@@ -41,6 +42,8 @@ pub enum Case {
     DockerCold,
     /// Ours in Docker, from the pool
     DockerWarm,
+    /// PostgreSQL on a copied data directory, without anything else
+    LocalRun,
     /// Ours without Docker, from a template
     LocalCold,
     /// Ours without Docker, from the pool

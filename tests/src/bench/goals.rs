@@ -28,7 +28,7 @@ const fn median(name: &'static str, at_most: AtMost) -> Goal {
     }
 }
 
-const GOALS: [Goal; 14] = [
+const GOALS: [Goal; 15] = [
     median("docker-cold", AtMost::Times(1.3, "docker-run")),
     median("docker-cold", AtMost::Times(1.0 / 3.5, "entrypoint")),
     median("docker-warm", AtMost::This(25.0)),
@@ -41,6 +41,7 @@ const GOALS: [Goal; 14] = [
     median("docker-drop", AtMost::Times(1.15, "docker-rm")),
     median("docker-at-once-16", AtMost::Times(1.3, "docker-run-at-once-16")),
     median("list-100", AtMost::Times(1.5, "docker-list-100")),
+    median("local-cold", AtMost::Times(1.3, "local-run")),
     median("start", AtMost::This(20.0)),
     median("start-first", AtMost::This(120.0)),
     median("sandbox-get", AtMost::This(0.2)),

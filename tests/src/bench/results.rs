@@ -144,6 +144,7 @@ fn catalogue(plan: &Plan) -> Vec<Series> {
         create("docker-warm", "**ours, Docker, warm**"),
         create("docker-cold", "**ours, Docker, cold**"),
         create("docker-first", "**ours, Docker, first of its image**"),
+        create("local-run", "the local floor: `cp` of a data directory, `postgres`"),
         create("local-warm", "**ours, local, warm**"),
         create("local-cold", "**ours, local, cold**"),
         create("local-first", "**ours, local, first of its version**"),

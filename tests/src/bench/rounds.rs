@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::docker_run::{self, Start};
+use super::local_run::LocalRun;
 use super::ours::{Ours, environment, has_pool, milliseconds};
 use super::plan::Plan;
 use super::results::Results;
@@ -29,19 +30,21 @@ const PAUSE: Duration = Duration::from_millis(150);
 const CHURN_FIRST: u16 = 3;
 
 /// What is measured in rounds.
-const CREATES: [Case; 8] = [
+const CREATES: [Case; 9] = [
     Case::DockerRun,
     Case::DockerRunData,
     Case::Entrypoint,
     Case::Testcontainers,
     Case::DockerCold,
     Case::DockerWarm,
+    Case::LocalRun,
     Case::LocalCold,
     Case::LocalWarm,
 ];
 
 /// The cases that there are without Docker.
-const WITHOUT_DOCKER: [Case; 7] = [
+const WITHOUT_DOCKER: [Case; 8] = [
+    Case::LocalRun,
     Case::LocalCold,
     Case::LocalWarm,
     Case::LocalFirst,
@@ -65,7 +68,7 @@ pub(super) async fn measure(plan: &mut Plan) -> Result<Results, String> {
         local: !local::bin_dirs().is_empty(),
     };
     if !engines.local {
-        let gone = [Case::LocalCold, Case::LocalWarm, Case::LocalFirst];
+        let gone = [Case::LocalRun, Case::LocalCold, Case::LocalWarm, Case::LocalFirst];
         plan.drop_cases(&gone, "going on without the local engine: no PostgreSQL is set up");
     }
     if !has_pool() {
@@ -133,6 +136,7 @@ fn said(what: &str) {
 struct Stage {
     ours: BTreeMap<Case, Ours>,
     testcontainers: Option<Testcontainers>,
+    local_run: Option<LocalRun>,
 }
 
 /// A name of the results, and milliseconds.
@@ -147,6 +151,10 @@ impl Stage {
             Case::Testcontainers => {
                 let testcontainers = self.testcontainers.as_mut().expect("it is set up");
                 vec![("testcontainers", testcontainers.run().await)]
+            }
+            Case::LocalRun => {
+                let local_run = self.local_run.as_ref().expect("it was prepared");
+                vec![("local-run", local_run.run().await)]
             }
             case => {
                 let ours = self.ours.get_mut(&case).expect("it was started");
@@ -202,6 +210,9 @@ async fn creates(plan: &mut Plan, results: &mut Results) {
             &[Case::Testcontainers],
             "going on without Testcontainers, which is not set up",
         ),
+    }
+    if plan.has(Case::LocalRun) {
+        stage.local_run = Some(LocalRun::prepare().await);
     }
     for (case, engine, pool) in [
         (Case::DockerCold, TestEngine::Docker, false),
