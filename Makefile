@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test lint docs coverage build clean
+.PHONY: help setup demo test bench lint docs coverage build clean
 MAKEFLAGS += --no-print-directory
 
 TOOLS := $(CURDIR)/target/setup/venv/bin
@@ -33,6 +33,16 @@ demo: ## Show the main job, step by step, on a real Docker Engine or else on thi
 
 test: setup ## Run every test, real Docker included
 	@cargo test --workspace --locked --no-fail-fast
+
+bench: ## Measure how fast servers are there, ours and others', side by side: tests/bench/RESULTS.md
+	$(call setup,docker wasm images postgresql)
+	@bash tests/setup/bench.sh || echo 'bench: going on without Testcontainers'
+	@echo 'bench: building; the first time that takes some minutes'
+	@cargo build --quiet --locked --release
+	@cargo bench --quiet --locked --package dev-postgres-mcp-tests --bench sandbox --no-run
+	@cargo build --quiet --locked --release --package dev-postgres-mcp-tests --bins
+	@target/release/bench $(ARGS)
+	@target/release/docs
 
 lint: ## Check format, lints, dependencies, scripts and workflows
 	$(call setup,wasm lint)

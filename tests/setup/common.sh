@@ -66,25 +66,30 @@ fresh() {
     [ -f "$stamp" ] && cat "$@" | cmp -s - "$stamp"
 }
 
-# The environment of tests/clients/requirements.txt, in $state/venv.
+# The packages of tests/clients/requirements.txt, in $state/venv.
 python_tools() {
-    local requirements=$root/tests/clients/requirements.txt python
+    python_packages tests/clients "$state/venv"
+}
+
+# python_packages FOLDER HOME: the packages of FOLDER/requirements.txt, in the environment HOME.
+python_packages() {
+    local requirements=$root/$1/requirements.txt home=$2 python
     # Its own interpreter may have been upgraded away.
-    if fresh "$state/venv/complete" "$requirements" && "$state/venv/bin/python" -c '' 2>/dev/null; then
+    if fresh "$home/complete" "$requirements" && "$home/bin/python" -c '' 2>/dev/null; then
         return 0
     fi
     python=$(a_python) || fail "Python 3.10 or newer is missing; install it (https://www.python.org/downloads/)."
     say "installing Python packages (about 20 s)"
-    rm -rf "$state/venv"
-    if ! "$python" -m venv "$state/venv" >>"$log" 2>&1; then
+    rm -rf "$home"
+    if ! "$python" -m venv "$home" >>"$log" 2>&1; then
         bare_debian || fail "Python has no venv; install it (Debian, Ubuntu: apt install python3-venv)."
         apt_install python3-venv
-        rm -rf "$state/venv"
-        /usr/bin/python3 -m venv "$state/venv" >>"$log" 2>&1 || fail "no Python environment can be made; $log says why."
+        rm -rf "$home"
+        /usr/bin/python3 -m venv "$home" >>"$log" 2>&1 || fail "no Python environment can be made; $log says why."
     fi
-    "$state/venv/bin/python" -m pip install --disable-pip-version-check --no-input -r "$requirements" >>"$log" 2>&1 \
-        || fail "pip cannot install tests/clients/requirements.txt; $log says why."
-    cp "$requirements" "$state/venv/complete"
+    "$home/bin/python" -m pip install --disable-pip-version-check --no-input -r "$requirements" >>"$log" 2>&1 \
+        || fail "pip cannot install $1/requirements.txt; $log says why."
+    cp "$requirements" "$home/complete"
 }
 
 a_python() {

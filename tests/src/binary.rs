@@ -14,12 +14,21 @@ use crate::local;
 /// Where no Docker is.
 pub const NOWHERE: &str = "unix:///nowhere/docker.sock";
 
+static PATH: OnceLock<PathBuf> = OnceLock::new();
+
+/// Takes this executable from now on, as it is: [`path`] would build one that isn't optimised.
+///
+/// # Panics
+/// If another has been taken already.
+pub fn measure(program: PathBuf) {
+    PATH.set(program).expect("no executable has been taken yet");
+}
+
 /// The `dev-postgres-mcp` executable, brought up to date once per test process.
 ///
 /// # Panics
 /// If it can't be built.
 pub fn path() -> &'static Path {
-    static PATH: OnceLock<PathBuf> = OnceLock::new();
     PATH.get_or_init(|| {
         let mut cargo = Command::new(env!("CARGO"));
         // What cargo tells a test about its package. Build scripts look at it (ring's does), and would run again each

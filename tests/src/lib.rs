@@ -1,5 +1,6 @@
 //! Support for the suite: what stands in for the outside world, and what starts the real one.
 
+pub mod bench;
 pub mod binary;
 pub mod clients;
 pub mod database;

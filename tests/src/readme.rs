@@ -13,6 +13,8 @@ use dev_postgres_mcp::plugins::Budget;
 use dev_postgres_mcp::plugins::tools::{Hints, Tool};
 use serde_json::{Map, Value};
 
+use crate::bench::{Results, readme_section};
+
 const BEGIN: &str = "<!-- generated: ";
 const BEGIN_CLOSE: &str = " -->\n";
 const END: &str = "<!-- end -->";
@@ -29,7 +31,7 @@ pub type Section = (&'static str, String);
 /// Makes every section anew.
 ///
 /// # Errors
-/// If the built-in components can't be loaded.
+/// If the built-in components can't be loaded, or the benchmark's results can't be read.
 pub async fn sections() -> Result<Vec<Section>, String> {
     let nowhere = Flags {
         file: None,
@@ -39,6 +41,10 @@ pub async fn sections() -> Result<Vec<Section>, String> {
     let app = App::new(config, &Environment::default());
     let toolbox = app.toolbox().await.map_err(|failure| failure.to_string())?;
     Ok(vec![
+        (
+            "speed",
+            readme_section(&Results::read(&repository("tests/bench/results.json"))?)?,
+        ),
         ("tools", tools(toolbox.iter().map(|(_, tool)| tool))),
         ("commands", commands(&cli::command())),
         ("exit codes", exit_codes()),

@@ -1,5 +1,7 @@
 //! The suite: one binary, so that it links once.
 
+#[cfg(unix)]
+mod bench;
 mod cli_instances;
 mod cli_surface;
 #[cfg(unix)]

@@ -17,13 +17,13 @@ pub(super) fn start(log: Log, default_level: Level) {
     let filter = Targets::new()
         .with_default(Level::WARN)
         .with_target(env!("CARGO_CRATE_NAME"), level);
-    // What took how long.
-    let spans = if level >= Level::DEBUG {
+    // Where each span ends, with how long it took: where the time of a call goes.
+    let ends = if level >= Level::DEBUG {
         FmtSpan::CLOSE
     } else {
         FmtSpan::NONE
     };
-    let lines = fmt::layer().with_writer(std::io::stderr).with_span_events(spans);
+    let lines = fmt::layer().with_span_events(ends).with_writer(std::io::stderr);
     let layer = match log.format {
         LogFormat::Text => lines.boxed(),
         LogFormat::Json => lines.json().boxed(),

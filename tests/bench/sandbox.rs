@@ -1,0 +1,218 @@
+//! What a tool call costs in the host itself: JSON-RPC, a bundle and a policy in fresh sandboxes, on an engine that does
+//! nothing. Docker and PostgreSQL aside, this is all that a call does.
+
+use std::borrow::Cow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use async_trait::async_trait;
+use dev_postgres_mcp::app::App;
+use dev_postgres_mcp::config::{Config, Flags};
+use dev_postgres_mcp::engine::{Diagnosis, Ended, Engine, EngineError};
+use dev_postgres_mcp::environment::Environment;
+use dev_postgres_mcp::instance::{
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Password, Port, ProgressSink, Status,
+};
+use dev_postgres_mcp::manager::{InstanceManager, Settings};
+use dev_postgres_mcp::mcp::Server;
+use dev_postgres_mcp::plugins::cache::Cache;
+use dev_postgres_mcp::plugins::policy::ComponentPolicy;
+use dev_postgres_mcp::plugins::{Runtime, Source};
+use divan::Bencher;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
+use tokio_util::task::TaskTracker;
+
+/// More than any message here has, in bytes.
+const PIPE_BYTES: usize = 1 << 20;
+
+fn main() {
+    divan::main();
+}
+
+/// The policy plans nothing here: a create ends with a query, which somebody would have to answer. It is asked twice, may
+/// the instance be seen and how is it connected to; with the bundle, that makes three sandboxes.
+#[divan::bench(sample_count = 2000, sample_size = 1)]
+fn get(bencher: Bencher<'_, '_>) {
+    measure(bencher, "get_postgres_instance", |id| json!({ "id": id.to_string() }));
+}
+
+/// Two sandboxes: the bundle's, and the policy's for the one instance.
+#[divan::bench(sample_count = 2000, sample_size = 1)]
+fn list_one(bencher: Bencher<'_, '_>) {
+    measure(bencher, "list_postgres_instances", |_| json!({}));
+}
+
+fn measure(bencher: Bencher<'_, '_>, tool: &str, arguments: impl FnOnce(InstanceId) -> Value) {
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    let found = found();
+    let call = json!({ "name": tool, "arguments": arguments(found.instance.id) });
+    let mut client = runtime.block_on(Client::of(OneInstance(found)));
+    let answer = runtime.block_on(client.request("tools/call", &call));
+    assert!(answer["result"]["structuredContent"].is_object(), "{answer}");
+    let line = message("tools/call", &call);
+    bencher.bench_local(|| runtime.block_on(client.exchange(&line)));
+}
+
+/// A client of a server in this process.
+struct Client {
+    input: WriteHalf<DuplexStream>,
+    output: BufReader<ReadHalf<DuplexStream>>,
+}
+
+/// One line. The id is always the same: one call follows the other.
+fn message(method: &str, params: &Value) -> String {
+    json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string() + "\n"
+}
+
+impl Client {
+    async fn of(engine: OneInstance) -> Self {
+        let nowhere = Flags {
+            file: None,
+            settings: Vec::new(),
+        };
+        let config = Config::load(&nowhere, &Environment::default()).expect("the defaults fit");
+        let settings = Settings {
+            defaults: config.instance.defaults.clone(),
+            ports: config.instance.ports,
+            ready_timeout: config.instance.ready_timeout,
+        };
+        let sandboxes = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
+        let policy = ComponentPolicy::load(&sandboxes, &policy_default())
+            .await
+            .expect("it loads");
+        let tracker = TaskTracker::new();
+        let manager = InstanceManager::new(Arc::new(engine), Arc::new(policy), settings, tracker.clone());
+        let app = App::new(config, &Environment::default());
+        let toolbox = Arc::clone(app.toolbox().await.expect("the tools load"));
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let (read, write) = tokio::io::split(theirs);
+        tokio::spawn(Server::new(toolbox, manager, tracker).serve(read, write));
+        let (read, write) = tokio::io::split(ours);
+        let mut client = Self {
+            input: write,
+            output: BufReader::new(read),
+        };
+        let initialize = json!({
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": { "name": "bench", "version": "1" },
+        });
+        client.request("initialize", &initialize).await;
+        let initialized = b"{\"jsonrpc\":\"2.0\",\"method\":\"notifications/initialized\"}\n";
+        client.input.write_all(initialized).await.expect("it reads");
+        client
+    }
+
+    async fn request(&mut self, method: &str, params: &Value) -> Value {
+        let answer = self.exchange(&message(method, params)).await;
+        serde_json::from_str(&answer).expect("JSON")
+    }
+
+    async fn exchange(&mut self, line: &str) -> String {
+        self.input.write_all(line.as_bytes()).await.expect("it reads");
+        let mut answer = String::new();
+        self.output.read_line(&mut answer).await.expect("it answers");
+        answer
+    }
+}
+
+/// The built-in policy, which the host keeps to itself: the newest that its build script has compiled.
+fn policy_default() -> Source {
+    let program = std::env::current_exe().expect("a path");
+    let profile = program.ancestors().nth(2).expect("target/PROFILE/deps");
+    let built = std::fs::read_dir(profile.join("build")).expect("build scripts' folders");
+    let compiled: Vec<PathBuf> = built
+        .map(|entry| entry.expect("an entry").path().join("out/policy-default.wasm"))
+        .filter(|path| path.is_file())
+        .collect();
+    let written = |path: &PathBuf| path.metadata().and_then(|data| data.modified()).expect("a time");
+    let newest = compiled
+        .iter()
+        .max_by_key(|&path| written(path))
+        .expect("it was compiled");
+    Source {
+        name: "policy-default".into(),
+        bytes: Cow::Owned(std::fs::read(newest).expect("it can be read")),
+        settings: serde_json::Map::new(),
+    }
+}
+
+fn found() -> Found {
+    Found {
+        instance: Instance {
+            id: InstanceId::random(),
+            engine: EngineKind::Docker,
+            container_id: "c0ffee".repeat(10),
+            host: "127.0.0.1".into(),
+            port: Port::try_from(15432).expect("a port"),
+            version: "17".into(),
+            database: "postgres".parse().expect("a name"),
+            username: "postgres".parse().expect("a name"),
+            status: Status::Running,
+            created_at: SystemTime::now(),
+        },
+        password: Password::new("s3cret").expect("a password"),
+    }
+}
+
+/// An engine that has one instance and does nothing.
+#[derive(Debug)]
+struct OneInstance(Found);
+
+fn nothing() -> EngineError {
+    EngineError::Request {
+        verb: "doing anything",
+        reason: "this engine doesn't".into(),
+    }
+}
+
+#[async_trait]
+impl Engine for OneInstance {
+    async fn recover(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    async fn default_image(&self, configured: &Image) -> Image {
+        configured.clone()
+    }
+
+    async fn prepare(&self, _image: &Image, _progress: &ProgressSink) -> Result<(), EngineError> {
+        Err(nothing())
+    }
+
+    async fn create(
+        &self,
+        _id: InstanceId,
+        _spec: &InstanceSpec,
+        _port: Port,
+        _progress: &ProgressSink,
+    ) -> Result<Created, EngineError> {
+        Err(nothing())
+    }
+
+    async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
+        Err(nothing())
+    }
+
+    async fn list(&self) -> Result<Vec<Instance>, EngineError> {
+        Ok(vec![self.0.instance.clone()])
+    }
+
+    async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
+        Ok((id == self.0.instance.id).then(|| self.0.clone()))
+    }
+
+    async fn remove(&self, _id: InstanceId) -> Result<bool, EngineError> {
+        Err(nothing())
+    }
+
+    async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
+        Err(nothing())
+    }
+
+    async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {
+        Vec::new()
+    }
+}
