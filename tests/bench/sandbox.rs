@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use dev_postgres_mcp::app::App;
 use dev_postgres_mcp::config::{Config, Flags};
-use dev_postgres_mcp::engine::{Diagnosis, Ended, Engine, EngineError};
+use dev_postgres_mcp::engine::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use dev_postgres_mcp::environment::Environment;
 use dev_postgres_mcp::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Password, Port, ProgressSink, Status,
@@ -77,6 +77,7 @@ impl Client {
             defaults: config.instance.defaults.clone(),
             ports: config.instance.ports,
             ready_timeout: config.instance.ready_timeout,
+            pool_size: 0,
         };
         let sandboxes = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
         let policy = ComponentPolicy::load(&sandboxes, &policy_default())
@@ -192,6 +193,19 @@ impl Engine for OneInstance {
         Err(nothing())
     }
 
+    async fn start_ahead(
+        &self,
+        _id: InstanceId,
+        _spec: &InstanceSpec,
+        _port: Port,
+    ) -> Result<Option<Waiting>, EngineError> {
+        Ok(None)
+    }
+
+    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec) -> Result<Created, EngineError> {
+        Err(nothing())
+    }
+
     async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
         Err(nothing())
     }
@@ -210,6 +224,10 @@ impl Engine for OneInstance {
 
     async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
         Err(nothing())
+    }
+
+    async fn prune(&self, _dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        Ok(Vec::new())
     }
 
     async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {

@@ -368,10 +368,8 @@ impl Engine for DockerEngine {
     }
 
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
-        match self.find(id).await? {
-            Some(container_id) => ended::ended(self, &container_id).await,
-            None => Ok(ended::removed()),
-        }
+        // By name, without looking for it: only its creator asks, and nobody has renamed it yet.
+        ended::ended(self, &container::name(id)).await
     }
 
     async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {

@@ -1,7 +1,6 @@
 //! The product, as an agent has it: `mcp serve` and JSON-RPC.
 
 use std::collections::BTreeSet;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -14,8 +13,6 @@ use crate::binary::{TestEngine, TestEnvironment};
 use crate::docker_cli::docker;
 use crate::session::{Remains, Session};
 
-/// The setting that says how many servers wait to be taken, and its variable.
-const POOL: (&str, &str) = ("pool.size", "DEV_POSTGRES_MCP_POOL_SIZE");
 /// What the names of waiting servers in Docker begin with.
 const WAITING: &str = "name=mcp-postgres-pool-";
 /// How long the pool may take to fill.
@@ -33,26 +30,9 @@ pub(super) struct Ours {
     pool: bool,
 }
 
-/// A home with an engine; `pool` has servers made ahead.
+/// A home with an engine; `pool` has servers started ahead.
 pub(super) fn environment(engine: TestEngine, pool: bool) -> TestEnvironment {
-    let environment = TestEnvironment::on(engine);
-    if has_pool() {
-        environment.with(POOL.1, if pool { "1" } else { "0" })
-    } else {
-        environment
-    }
-}
-
-/// Whether the program can have servers wait.
-pub(super) fn has_pool() -> bool {
-    static HAS: OnceLock<bool> = OnceLock::new();
-    *HAS.get_or_init(|| {
-        let environment = TestEnvironment::without_engine();
-        let shown = environment.command(["config", "show", "--output", "json"]).output();
-        let shown: Value = serde_json::from_slice(&shown.expect("it runs").stdout).expect("JSON");
-        let settings = shown["settings"].as_array().expect("settings");
-        settings.iter().any(|setting| setting["key"] == POOL.0)
-    })
+    TestEnvironment::on(engine).with("DEV_POSTGRES_MCP_POOL_SIZE", if pool { "1" } else { "0" })
 }
 
 impl Ours {
@@ -64,7 +44,7 @@ impl Ours {
         Self {
             session: Session::initialized(environment, &[]).await,
             engine,
-            pool: pool && has_pool(),
+            pool,
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::docker_run::{self, Start};
 use super::local_run::LocalRun;
-use super::ours::{Ours, environment, has_pool, milliseconds};
+use super::ours::{Ours, environment, milliseconds};
 use super::plan::Plan;
 use super::results::Results;
 use super::testcontainers::Testcontainers;
@@ -70,12 +70,6 @@ pub(super) async fn measure(plan: &mut Plan) -> Result<Results, String> {
     if !engines.local {
         let gone = [Case::LocalRun, Case::LocalCold, Case::LocalWarm, Case::LocalFirst];
         plan.drop_cases(&gone, "going on without the local engine: no PostgreSQL is set up");
-    }
-    if !has_pool() {
-        plan.drop_cases(
-            &[Case::DockerWarm, Case::LocalWarm],
-            "going on without warm creates: this program has no pool",
-        );
     }
     let mut results = Results::new(plan);
     results.about = machine::about(plan, engines.docker).await;
@@ -389,9 +383,7 @@ async fn waterfalls(engines: Engines, results: &mut Results) {
     if engines.local {
         wanted.push((TestEngine::Local, false, "local, cold"));
     }
-    if has_pool() {
-        wanted.push((engines.any(), true, "warm"));
-    }
+    wanted.push((engines.any(), true, "warm"));
     for (engine, pool, title) in wanted {
         said(&format!("where the time goes: {title}"));
         let picture = waterfall::of_one_create(engine, pool).await;

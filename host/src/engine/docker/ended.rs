@@ -25,7 +25,7 @@ pub(super) async fn ended(engine: &DockerEngine, container: &str) -> Result<Ende
     })
 }
 
-pub(super) fn removed() -> Ended {
+fn removed() -> Ended {
     Ended {
         how: "was removed".into(),
         last_lines: Vec::new(),
