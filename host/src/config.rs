@@ -18,8 +18,10 @@ pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdow
 pub use self::problem::{ConfigError, Origin, Problem, What};
 pub use self::shown::ShownValue;
 use self::sources::Sources;
+use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::instance::{Defaults, EngineKind, InvalidValue};
+use crate::plugins::bundle::Terms;
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
@@ -164,6 +166,10 @@ pub struct Bundle {
     pub name: BundleName,
     /// Its code and settings.
     pub component: Component,
+    /// What its file must be.
+    pub sha256: Option<Digest>,
+    /// On what terms it is taken in.
+    pub terms: Terms,
 }
 
 /// A bundle's name: 1 to 40 lower-case letters, digits and hyphens.
@@ -508,6 +514,25 @@ version = "17"
             told.ends_with("config.toml:1: bundle must be an array of tables: write [[bundle]]"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_bundle_is_pinned_and_prefixed_as_its_entry_says_and_what_makes_no_sense_is_told() {
+        let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let entry = format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\nsha256 = '{digest}'\nprefix = 'acme'\n");
+        let config = load_file(&entry).expect("no problems");
+        assert_eq!(config.bundles[1].sha256, Some(Digest::of(b"")));
+        assert_eq!(config.bundles[1].terms.prefix, Some("acme".parse().expect("a prefix")));
+        assert_eq!(
+            (config.bundles[0].sha256, &config.bundles[0].terms.prefix),
+            (None, &None)
+        );
+
+        let (directory, flags) = file("[[bundle]]\nname = 'a'\ncomponent = 'x'\nsha256 = 'e3b0'\nprefix = 'Acme'\n");
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:4: bundle.sha256 must be a SHA-256 digest, 64 hexadecimal digits, as sha256sum prints it, not "e3b0"
+        DIR/config.toml:5: bundle.prefix must be a word in snake_case with at most 20 characters, not "Acme"
+        "#);
     }
 
     #[test]

@@ -26,6 +26,7 @@
 //! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
+//! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
@@ -39,6 +40,7 @@
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
 //! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |
 //! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs` | the MCP server | bollard, wasmtime |
@@ -60,6 +62,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod digest;
 pub mod engine;
 pub mod environment;
 pub mod failure;

@@ -2,6 +2,7 @@
 
 pub mod bundle;
 pub mod cache;
+mod encode;
 pub mod policy;
 pub mod tools;
 mod v0_1;
@@ -15,6 +16,7 @@ use self::cache::Cache;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 
+use crate::digest::Digest;
 use crate::failure::{Failure, FailureCode};
 use crate::policy::{FieldError, join};
 use v0_1::Guest;
@@ -73,6 +75,16 @@ pub enum PluginError {
         /// The operating system's word.
         reason: String,
     },
+    /// It isn't what the configuration pins.
+    #[error("{name} has the sha256 {found}, but the configuration pins {pinned}")]
+    Pinned {
+        /// Its name in the configuration.
+        name: String,
+        /// What it should be.
+        pinned: Digest,
+        /// What it is.
+        found: Digest,
+    },
     /// It isn't a component of the right world.
     #[error("{name} is not a component of the world dev-postgres:plugin/{world}@0.1.0: {reason}")]
     Unfit {
@@ -100,7 +112,7 @@ pub enum PluginError {
         problem: String,
     },
     /// Two bundles have a tool of the same name.
-    #[error("{name} offers the tool {tool}, which {other} offers already")]
+    #[error("{name} offers the tool {tool}, which {other} offers already: give one of them a prefix")]
     Collision {
         /// The bundle that came second.
         name: String,
@@ -230,8 +242,10 @@ impl fmt::Debug for Loaded {
 pub struct Source {
     /// Its name, for errors and the log.
     pub name: String,
-    /// The component's bytes.
+    /// The bytes of the component, or of a core module with its world embedded.
     pub bytes: std::borrow::Cow<'static, [u8]>,
+    /// What these bytes must be; `None` if anything will do.
+    pub sha256: Option<Digest>,
     /// Its settings, a JSON object.
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
@@ -250,7 +264,17 @@ impl Loaded {
             world,
             reason: format!("{error:#}"),
         };
-        let component = runtime.cache.component(&runtime.engine, &source.bytes).map_err(unfit)?;
+        if let Some(pinned) = source.sha256 {
+            let found = Digest::of(&source.bytes);
+            if found != pinned {
+                let name = source.name.clone();
+                return Err(PluginError::Pinned { name, pinned, found });
+            }
+        }
+        let component = encode::component(&source.bytes)
+            .map_err(wasmtime::Error::msg)
+            .map_err(unfit)?;
+        let component = runtime.cache.component(&runtime.engine, &component).map_err(unfit)?;
         let mut linker = Linker::new(&runtime.engine);
         link(&mut linker).map_err(unfit)?;
         Ok(Self {

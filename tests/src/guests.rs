@@ -24,6 +24,18 @@ pub enum Misdeed {
 /// If it can't be built.
 #[must_use]
 pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
+    ComponentEncoder::default()
+        .module(&hostile_module(world, misdeed))
+        .and_then(ComponentEncoder::encode)
+        .expect("the module makes a component")
+}
+
+/// The core module that [`hostile`] makes a component of, with its world embedded.
+///
+/// # Panics
+/// If it can't be built.
+#[must_use]
+pub fn hostile_module(world: &str, misdeed: Misdeed) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
     let (package, _) = resolve.push_dir(wit).expect("wit/ parses");
@@ -46,8 +58,5 @@ pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
     }
     let mut module = wat::parse_str(&text).expect("the module is still one");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world can be embedded");
-    ComponentEncoder::default()
-        .module(&module)
-        .and_then(ComponentEncoder::encode)
-        .expect("the module makes a component")
+    module
 }

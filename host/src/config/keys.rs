@@ -107,6 +107,14 @@ impl Key {
         .ok_or(self.expected())
     }
 
+    /// What it is where nobody gives it and there is no default.
+    pub(super) fn empty(&self) -> Value {
+        match self.kind() {
+            Kind::Table => Value::Object(Map::new()),
+            _ => Value::from(""),
+        }
+    }
+
     fn expected(&self) -> &'static str {
         match self.kind() {
             Kind::Text => "must be a string",
@@ -228,7 +236,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_meaning_and_is_found_in_the_document() {
-        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (18, 3));
+        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (18, 5));
         for key in KEYS.iter().chain(BUNDLE_KEYS.iter()) {
             assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);
         }

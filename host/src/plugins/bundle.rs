@@ -3,7 +3,7 @@
 use serde_json::{Map, Value};
 use wasmtime::component::HasSelf;
 
-use super::tools::Tool;
+use super::tools::{Prefix, Tool};
 use super::v0_1::{Guest, ToolCall, bundle as wit};
 use super::{Budget, Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
@@ -27,6 +27,13 @@ impl std::fmt::Debug for Indices {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Indices")
     }
+}
+
+/// On what terms the configuration takes a bundle in.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Terms {
+    /// What stands before its tools' names.
+    pub prefix: Option<Prefix>,
 }
 
 /// Why a tool call has no result.
@@ -54,7 +61,7 @@ impl Bundle {
     ///
     /// # Errors
     /// If it isn't a tool bundle, refuses its settings, or describes tools that clients could not use.
-    pub async fn load(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
+    pub async fn load(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
         let loaded = Loaded::new(runtime, source, "tool-bundle", Budget::BUNDLE, |linker| {
             wit::ToolBundle::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
         })?;
@@ -97,7 +104,7 @@ impl Bundle {
             .into_iter()
             .map(|tool| {
                 let name = tool.name.clone();
-                Tool::try_from(tool).map_err(|problem| unusable(format!("{name:?} {problem}")))
+                Tool::new(tool, terms.prefix.as_ref()).map_err(|problem| unusable(format!("{name:?} {problem}")))
             })
             .collect::<Result<_, _>>()?;
         Ok(bundle)
@@ -141,7 +148,7 @@ impl Bundle {
         };
         let (result, created) = self
             .call_guest(Some(call), async |tools, store| {
-                let result = tools.call_call(&mut *store, tool.name(), &arguments).await?;
+                let result = tools.call_call(&mut *store, tool.own_name(), &arguments).await?;
                 Ok((result, store.data_mut().take_created()))
             })
             .await?;

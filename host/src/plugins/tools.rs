@@ -1,6 +1,7 @@
 //! The tools that bundles offer: what clients can use, what arguments fit, and who answers to which name.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use jsonschema::Validator;
@@ -10,10 +11,13 @@ use serde_json::{Map, Value};
 use super::PluginError;
 use super::bundle::Bundle;
 use super::v0_1::bundle::exports::dev_postgres::plugin::tools as wit;
+use crate::instance::InvalidValue;
 use crate::policy::FieldError;
 
 /// The longest tool name: clients prefix the server's name and crop the whole at 60 or 64 characters.
 const NAME_CHARS_MAX: usize = 40;
+/// The longest prefix of a bundle's tool names.
+const PREFIX_CHARS_MAX: usize = 20;
 /// The longest description in bytes: Claude Code cuts at 2 KB.
 const DESCRIPTION_BYTES_MAX: usize = 2048;
 /// The longest schema in bytes.
@@ -27,6 +31,8 @@ const PROBLEMS_MAX: usize = 20;
 #[derive(Debug)]
 pub struct Tool {
     name: String,
+    /// What its own bundle calls it.
+    own_name: String,
     title: String,
     description: String,
     input_schema: Arc<Map<String, Value>>,
@@ -54,6 +60,11 @@ impl Tool {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its bundle calls it: the name without the prefix that the configuration gives.
+    pub(super) fn own_name(&self) -> &str {
+        &self.own_name
     }
 
     /// For people.
@@ -177,20 +188,44 @@ impl Tool {
     }
 }
 
-/// Lints what a bundle describes, by what the clients listed in the MCP notes refuse or crop.
-impl TryFrom<wit::Tool> for Tool {
-    type Error = String;
+/// A word in `snake_case` that stands before the names of a bundle's tools, with an underscore between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(String);
 
-    fn try_from(tool: wit::Tool) -> Result<Self, String> {
-        let name_fits = tool.name.starts_with(|c: char| c.is_ascii_lowercase())
-            && tool.name.len() <= NAME_CHARS_MAX
-            && tool
-                .name
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if !name_fits {
+impl FromStr for Prefix {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if is_snake_case(text) && text.len() <= PREFIX_CHARS_MAX && !text.ends_with('_') {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidValue(format!(
+            "must be a word in snake_case with at most {PREFIX_CHARS_MAX} characters"
+        )))
+    }
+}
+
+fn is_snake_case(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+impl Tool {
+    /// Lints what a bundle describes, by what the clients listed in the MCP notes refuse or crop.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be read after its name.
+    pub(super) fn new(tool: wit::Tool, prefix: Option<&Prefix>) -> Result<Self, String> {
+        let name = match prefix {
+            Some(Prefix(prefix)) => format!("{prefix}_{}", tool.name),
+            None => tool.name.clone(),
+        };
+        if !is_snake_case(&tool.name) || name.len() > NAME_CHARS_MAX {
+            let with_prefix = prefix.map_or("", |_| ", prefix included");
             return Err(format!(
-                "must be named in snake_case with at most {NAME_CHARS_MAX} characters"
+                "must be named in snake_case with at most {NAME_CHARS_MAX} characters{with_prefix}"
             ));
         }
         if tool.title.trim().is_empty() || tool.description.trim().is_empty() {
@@ -214,7 +249,8 @@ impl TryFrom<wit::Tool> for Tool {
         }
         let arguments = compile(&input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
         Ok(Self {
-            name: tool.name,
+            name,
+            own_name: tool.name,
             title: tool.title,
             description: tool.description,
             input_schema: Arc::new(input_schema),
@@ -330,13 +366,13 @@ mod tests {
     }
 
     fn problem(tool: wit::Tool) -> String {
-        Tool::try_from(tool).expect_err("clients can't use it")
+        Tool::new(tool, None).expect_err("clients can't use it")
     }
 
     #[test]
     fn names_that_clients_crop_or_refuse_are_refused() {
         let schema = json!({ "type": "object" });
-        assert!(Tool::try_from(described("a_tool_2", &schema)).is_ok());
+        assert!(Tool::new(described("a_tool_2", &schema), None).is_ok());
         for name in [
             "",
             "Tool",
@@ -351,6 +387,22 @@ mod tests {
                 problem(described(name, &schema)),
                 "must be named in snake_case with at most 40 characters"
             );
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_before_the_name_that_the_bundle_itself_goes_by() {
+        let prefix: Prefix = "acme".parse().expect("a prefix");
+        let described = |name: &str| described(name, &json!({ "type": "object" }));
+        let tool = Tool::new(described("seed"), Some(&prefix)).expect("a tool");
+        assert_eq!((tool.name(), tool.own_name()), ("acme_seed", "seed"));
+        assert!(Tool::new(described(&"a".repeat(35)), Some(&prefix)).is_ok());
+        assert_eq!(
+            Tool::new(described(&"a".repeat(36)), Some(&prefix)).expect_err("too long"),
+            "must be named in snake_case with at most 40 characters, prefix included"
+        );
+        for text in ["", "Acme", "acme_", "2nd", "a-b", &"a".repeat(21)] {
+            assert!(text.parse::<Prefix>().is_err(), "{text:?} was taken");
         }
     }
 
@@ -419,7 +471,7 @@ mod tests {
             "required": ["name", "id"],
             "additionalProperties": false,
         });
-        let tool = Tool::try_from(described("tool", &schema)).expect("a tool");
+        let tool = Tool::new(described("tool", &schema), None).expect("a tool");
         let told = |arguments: Value| -> Vec<String> {
             let problems = tool.check_arguments(&arguments).expect_err("they don't fit");
             problems.iter().map(ToString::to_string).collect()
