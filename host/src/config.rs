@@ -536,6 +536,32 @@ version = "17"
     }
 
     #[test]
+    fn a_bundle_is_granted_what_its_entry_lists_and_a_built_in_one_what_it_needs_unless_it_lists_something() {
+        let grants = |entry: &str| {
+            let config = load_file(&format!("[[bundle]]\n{entry}\n")).expect("no problems");
+            config.bundles.last().expect("a bundle").terms.grants.to_string()
+        };
+        let needed = "create, read, drop, health";
+        assert_eq!(grants("name = 'postgres-tools'"), needed);
+        assert_eq!(grants("name = 'postgres-tools'\ngrants = ['log']"), "log");
+        assert_eq!(grants("name = 'postgres-tools'\ngrants = []"), "");
+        assert_eq!(grants("name = 'postgres-tools'\ncomponent = 'x'"), "");
+        assert_eq!(
+            grants("name = 'a'\ncomponent = 'x'\ngrants = ['sql', 'read-credentials']"),
+            "read-credentials, sql"
+        );
+
+        for wrong in ["'sql'", "['everything']", "[1]"] {
+            let (directory, flags) = file(&format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\ngrants = {wrong}\n"));
+            let told = problems(Config::load(&flags, &Environment::default()), directory.path());
+            assert!(
+                told.starts_with("DIR/config.toml:4: bundle.grants must be a list"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
     fn strings_among_a_components_settings_are_shown_to_nobody() {
         let config = load_file("[policy.settings]\nmax = 3\ntoken = 's3cret'\nlist = [{ of = 's3cret' }]\n")
             .expect("no problems");

@@ -40,6 +40,8 @@
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/grants.rs` | what a bundle may be granted | Docker, MCP |
+//! | `plugins/credentials.rs` | what stands for a password with a bundle that may not see it | Docker, MCP |
 //! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
 //! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |

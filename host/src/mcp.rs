@@ -241,6 +241,7 @@ mod tests {
     use crate::manager::Settings;
     use crate::plugins::bundle::{Bundle, Terms};
     use crate::plugins::cache::Cache;
+    use crate::plugins::grants::Grants;
     use crate::plugins::{Runtime, Source};
     use crate::policy::{Action, Policy, Rejection};
 
@@ -278,9 +279,11 @@ mod tests {
             sha256: None,
             settings: serde_json::Map::new(),
         };
-        let bundle = Bundle::load(&runtime, &source, &Terms::default())
-            .await
-            .expect("it loads");
+        let terms = Terms {
+            grants: Grants::ALL,
+            ..Terms::default()
+        };
+        let bundle = Bundle::load(&runtime, &source, &terms).await.expect("it loads");
         Toolbox::new(vec![bundle]).expect("no collision")
     }
 

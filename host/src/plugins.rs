@@ -2,7 +2,9 @@
 
 pub mod bundle;
 pub mod cache;
+mod credentials;
 mod encode;
+pub mod grants;
 pub mod policy;
 pub mod tools;
 mod v0_1;

@@ -1,9 +1,60 @@
-//! Hostile guests: components of the real worlds whose every function misbehaves in one way.
+//! Guests: modules that cargo builds as an author's cargo does, and components of the real worlds whose every function
+//! misbehaves in one way.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::{env, fs};
 
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{ManglingAndAbi, Resolve};
+
+use crate::readme::repository;
+use toolchain::{TARGET, Toolchain};
+
+#[path = "../../host/build/toolchain.rs"]
+mod toolchain;
+
+/// The core module of the guest in a folder of this repository, outside of its workspace, as cargo builds it.
+///
+/// # Panics
+/// If it doesn't build.
+#[must_use]
+pub fn module(folder: &str) -> Vec<u8> {
+    static TOOLCHAIN: OnceLock<Toolchain> = OnceLock::new();
+    // Beside the tests' own output: all guests share what they have in common, and the next run has nothing to do.
+    let target_dir = env::current_exe()
+        .ok()
+        .and_then(|test| Some(test.parent()?.parent()?.parent()?.join("guests")))
+        .expect("tests are in a target directory");
+    let toolchain = TOOLCHAIN.get_or_init(|| {
+        fs::create_dir_all(&target_dir).expect("a folder");
+        Toolchain::find(PathBuf::from("rustc"), &target_dir).expect("a compiler for WebAssembly")
+    });
+    let folder = repository(folder);
+    let status = toolchain
+        .cargo_build(env!("CARGO"), &target_dir)
+        .arg("--quiet")
+        .current_dir(&folder)
+        .status()
+        .expect("cargo starts");
+    assert!(status.success(), "{} does not build", folder.display());
+    let name = folder.file_name().expect("a name").to_string_lossy().replace('-', "_");
+    fs::read(
+        target_dir
+            .join(TARGET)
+            .join("release")
+            .join(name)
+            .with_extension("wasm"),
+    )
+    .expect("cargo has written it")
+}
+
+/// A tool bundle that does what its arguments say: `tests/guests/puppet`.
+#[must_use]
+pub fn puppet() -> &'static [u8] {
+    static PUPPET: OnceLock<Vec<u8>> = OnceLock::new();
+    PUPPET.get_or_init(|| module("tests/guests/puppet"))
+}
 
 /// What a hostile guest does as soon as it is called.
 #[derive(Debug, Clone, Copy)]

@@ -1,5 +1,6 @@
 //! The suite: one binary, so that it links once.
 
+mod bundles;
 mod cli_instances;
 mod cli_surface;
 #[cfg(unix)]

@@ -123,6 +123,7 @@ impl Sources {
             return self.wrong(at.clone(), BUNDLE, "must be an array of tables: write [[bundle]]", None);
         };
         let mut given = self.read_table(BUNDLE, table, &BUNDLE_KEYS, origin);
+        self.grant_what_is_needed(&mut given);
         // An entry is read on its own: what it leaves out is empty, whatever the entry that it replaces had.
         for key in BUNDLE_KEYS.iter() {
             given.entry(&key.path).or_insert_with(|| Given {
@@ -131,6 +132,22 @@ impl Sources {
             });
         }
         self.bundles.push(GivenBundle(given));
+    }
+
+    /// A built-in bundle has the grants of its own entry unless another names some.
+    fn grant_what_is_needed(&self, given: &mut BTreeMap<&'static str, Given>) {
+        let value = |path| given.get(path).and_then(|given: &Given| given.value.as_str());
+        if !value("bundle.component").unwrap_or_default().is_empty() || given.contains_key("bundle.grants") {
+            return;
+        }
+        let name = value("bundle.name");
+        let built_in = self
+            .bundles
+            .iter()
+            .find(|bundle| bundle.at() == Origin::Default && Some(bundle.name()) == name);
+        if let Some(grants) = built_in.and_then(|bundle| bundle.get("grants")) {
+            given.insert("bundle.grants", grants.clone());
+        }
     }
 
     fn read_table(

@@ -17,6 +17,7 @@ use super::{
 use crate::environment::Environment;
 use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
 use crate::plugins::bundle::Terms;
+use crate::plugins::grants::{Grant, Grants};
 use crate::ports::PortRange;
 
 impl Sources {
@@ -195,11 +196,22 @@ impl Sources {
         let name = self.parse_given::<BundleName>("bundle.name", given.get("name")?, str::parse);
         let sha256 = self.parse_given("bundle.sha256", given.get("sha256")?, optional);
         let prefix = self.parse_given("bundle.prefix", given.get("prefix")?, optional);
+        let grants = self.parse_given("bundle.grants", given.get("grants")?, |list| {
+            let names: Vec<String> = serde_json::from_str(list)
+                .map_err(|_| InvalidValue(format!("must be a list of grants: {}", Grants::ALL)))?;
+            names
+                .iter()
+                .map(|name| name.parse::<Grant>())
+                .collect::<Result<Grants, _>>()
+        });
         Some(Bundle {
             name: name?,
             component: component(given.get("component")?, given.get("settings")?),
             sha256: sha256?,
-            terms: Terms { prefix: prefix? },
+            terms: Terms {
+                prefix: prefix?,
+                grants: grants?,
+            },
         })
     }
 

@@ -3,6 +3,8 @@
 use serde_json::{Map, Value};
 use wasmtime::component::HasSelf;
 
+use super::credentials::Placeholders;
+use super::grants::Grants;
 use super::tools::{Prefix, Tool};
 use super::v0_1::{Guest, ToolCall, bundle as wit};
 use super::{Budget, Loaded, PluginError, Runtime, Source};
@@ -17,6 +19,7 @@ const TOOLS_MAX: usize = 40;
 #[derive(Debug)]
 pub struct Bundle {
     loaded: Loaded,
+    grants: Grants,
     bindings: Indices,
     tools: Vec<Tool>,
 }
@@ -34,6 +37,8 @@ impl std::fmt::Debug for Indices {
 pub struct Terms {
     /// What stands before its tools' names.
     pub prefix: Option<Prefix>,
+    /// What it may ask the host for.
+    pub grants: Grants,
 }
 
 /// Why a tool call has no result.
@@ -74,6 +79,7 @@ impl Bundle {
         );
         let mut bundle = Self {
             loaded,
+            grants: terms.grants,
             bindings,
             tools: Vec::new(),
         };
@@ -146,20 +152,27 @@ impl Bundle {
             progress,
             created: Vec::new(),
         };
-        let (result, created) = self
+        let (result, (created, placeholders)) = self
             .call_guest(Some(call), async |tools, store| {
                 let result = tools.call_call(&mut *store, tool.own_name(), &arguments).await?;
-                Ok((result, store.data_mut().take_created()))
+                Ok((result, store.data_mut().take_results()))
             })
             .await?;
         let json = result.map_err(Failure::from)?;
         self.loaded.check_output(&json)?;
-        let result = match serde_json::from_str(&json) {
-            Ok(Value::Object(result)) => result,
-            Ok(_) => return Err(self.loaded.nonsense("the result is JSON, but not an object").into()),
-            Err(error) => return Err(self.loaded.nonsense(format!("the result is not JSON: {error}")).into()),
-        };
-        Ok((result, created))
+        let result = Self::result(tool, &json, &placeholders);
+        Ok((result.map_err(|reason| self.loaded.nonsense(reason))?, created))
+    }
+
+    fn result(tool: &Tool, json: &str, placeholders: &Placeholders) -> Result<Map<String, Value>, String> {
+        let mut result: Value =
+            serde_json::from_str(json).map_err(|error| format!("the result is not JSON: {error}"))?;
+        tool.check_result(&result)?;
+        placeholders.fill(&mut result)?;
+        match result {
+            Value::Object(result) => Ok(result),
+            _ => Err("the result is JSON, but not an object".into()),
+        }
     }
 
     async fn call_guest<R>(
@@ -171,7 +184,7 @@ impl Bundle {
         ) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
         self.loaded
-            .call(Guest::new(&self.loaded, call), async |store| {
+            .call(Guest::new(&self.loaded, self.grants, call), async |store| {
                 let instance = self.loaded.instance.instantiate_async(&mut *store).await?;
                 let exports = self.bindings.0.load(&mut *store, &instance)?;
                 run(exports.dev_postgres_plugin_tools(), store).await

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use jsonschema::Validator;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::PluginError;
@@ -22,6 +22,8 @@ const PREFIX_CHARS_MAX: usize = 20;
 const DESCRIPTION_BYTES_MAX: usize = 2048;
 /// The longest schema in bytes.
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// The most memory that a compiled pattern of a schema may take, in bytes.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 /// How much of an unknown argument's name is repeated.
 const NAME_CHARS_SHOWN: usize = 64;
 /// How many problems of one call are told.
@@ -39,6 +41,7 @@ pub struct Tool {
     output_schema: Option<Arc<Map<String, Value>>>,
     hints: Hints,
     arguments: Validator,
+    result: Option<Validator>,
 }
 
 /// MCP's tool annotations.
@@ -121,6 +124,27 @@ impl Tool {
         problems.dedup_by(|a, b| a.field == b.field);
         problems.truncate(PROBLEMS_MAX);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Checks a result, as the bundle returned it, against the output schema.
+    ///
+    /// # Errors
+    /// Where it doesn't fit. No value is repeated.
+    pub(super) fn check_result(&self, result: &Value) -> Result<(), String> {
+        let Some(validator) = &self.result else {
+            return Ok(());
+        };
+        match validator.iter_errors(result).next() {
+            None => Ok(()),
+            Some(error) => {
+                // The names of fields are the bundle's own words.
+                let at: String = error.instance_path().as_str().chars().take(NAME_CHARS_SHOWN).collect();
+                let keyword = error.kind().keyword();
+                Err(format!(
+                    "the result does not fit the tool's output schema at {at:?}: {keyword}"
+                ))
+            }
+        }
     }
 
     fn explain(&self, at: &[String], kind: &ValidationErrorKind, problems: &mut Vec<FieldError>) {
@@ -244,9 +268,11 @@ impl Tool {
             .map(parse_schema)
             .transpose()
             .map_err(|problem| format!("has an output schema that {problem}"))?;
-        if let Some(schema) = &output_schema {
-            compile(schema).map_err(|problem| format!("has an output schema that {problem}"))?;
-        }
+        let result = output_schema
+            .as_ref()
+            .map(compile)
+            .transpose()
+            .map_err(|problem| format!("has an output schema that {problem}"))?;
         let arguments = compile(&input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
         Ok(Self {
             name,
@@ -262,6 +288,7 @@ impl Tool {
                 open_world: tool.hints.open_world,
             },
             arguments,
+            result,
         })
     }
 }
@@ -290,14 +317,29 @@ fn parse_schema(text: &str) -> Result<Map<String, Value>, String> {
     {
         return Err(format!("has {keyword} at its root, which clients refuse"));
     }
-    if text.contains("\"$ref\"") {
+    if schema.values().any(has_reference) {
         return Err("has a $ref, which clients don't follow".into());
     }
     Ok(schema)
 }
 
+/// Whether anything below refers elsewhere. As a key, not in the text: JSON has many ways to write one.
+fn has_reference(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            ["$ref", "$dynamicRef", "$recursiveRef"].contains(&name.as_str()) || has_reference(value)
+        }),
+        Value::Array(items) => items.iter().any(has_reference),
+        _ => false,
+    }
+}
+
 fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
     jsonschema::draft202012::options()
+        .offline()
+        // Patterns are the bundle's and what they are held against is the caller's: an engine that backtracks would let
+        // the two spend the host's time without end.
+        .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES_MAX))
         .build(&Value::Object(schema.clone()))
         .map_err(|error| format!("is not a JSON Schema: {error}"))
 }
@@ -429,6 +471,14 @@ mod tests {
                 format!("has an input schema that {because}")
             );
         }
+        let disguised = wit::Tool {
+            input_schema: r#"{ "type": "object", "properties": { "a": { "\u0024ref": "\u0023" } } }"#.into(),
+            ..described("tool", &json!({}))
+        };
+        assert_eq!(
+            problem(disguised),
+            "has an input schema that has a $ref, which clients don't follow"
+        );
         let no_schema = problem(described("tool", &json!({ "type": "object", "properties": 7 })));
         assert!(
             no_schema.starts_with("has an input schema that is not a JSON Schema: "),
@@ -439,6 +489,21 @@ mod tests {
             &json!({ "type": "object", "title": "x".repeat(70_000) }),
         ));
         assert_eq!(too_long, "has an input schema that has more than 65536 bytes");
+    }
+
+    #[test]
+    fn patterns_cost_time_in_proportion_to_what_they_are_held_against_and_little_memory() {
+        let with_pattern = |pattern: &str| {
+            let schema = json!({ "type": "object", "properties": { "a": { "type": "string", "pattern": pattern } } });
+            Tool::new(described("tool", &schema), None)
+        };
+        for refused in ["(?=a)a", r"(a)\1", r"(\w{1000}){1000}"] {
+            let problem = with_pattern(refused).expect_err("it takes a backtracking engine, or much memory");
+            assert!(problem.contains("is not a JSON Schema"), "{problem}");
+        }
+        // A backtracking engine would take longer than the universe has.
+        let tool = with_pattern("^(a+)+$").expect("a tool");
+        assert!(tool.check_arguments(&json!({ "a": "a".repeat(100) + "b" })).is_err());
     }
 
     #[test]

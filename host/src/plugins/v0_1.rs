@@ -7,13 +7,15 @@ use rand::TryRng;
 use secrecy::{ExposeSecret, SecretString};
 use wasmtime::ResourceLimiter;
 
+use super::credentials::Placeholders;
+use super::grants::{Grant, Grants};
 use super::{Budget, Loaded, Overrun};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, ConnectionUri, CreateRequest, EngineKind, Found, Health, HealthReport, Image, Instance,
     InstanceId, InstanceSpec, InvalidValue, Limits, Password, ProgressSink, Status,
 };
-use crate::manager::{InstanceManager, NewInstance};
+use crate::manager::{InstanceError, InstanceManager, NewInstance};
 use crate::policy::{Action, FieldError, Rejection};
 
 pub(super) mod bundle {
@@ -41,7 +43,7 @@ pub(super) mod policy {
     });
 }
 
-use bundle::dev_postgres::plugin::{instances, log, settings, types};
+use bundle::dev_postgres::plugin::{clock, instances, log, settings, types};
 use policy::dev_postgres::plugin::random;
 use policy::exports::dev_postgres::plugin::rules;
 
@@ -62,9 +64,11 @@ pub(super) struct Guest {
     pub(super) meter: Meter,
     name: Arc<str>,
     settings: Arc<str>,
+    grants: Grants,
     log_bytes_left: usize,
-    /// What the host has told the guest in this call and must not reach the log.
+    /// What the host has met in this call and must not reach the log.
     secrets: Vec<SecretString>,
+    placeholders: Placeholders,
     tool_call: Option<ToolCall>,
 }
 
@@ -79,13 +83,15 @@ pub(super) struct ToolCall {
 }
 
 impl Guest {
-    pub(super) fn new(loaded: &Loaded, tool_call: Option<ToolCall>) -> Self {
+    pub(super) fn new(loaded: &Loaded, grants: Grants, tool_call: Option<ToolCall>) -> Self {
         Self {
             meter: Meter::new(loaded.budget),
             name: Arc::clone(&loaded.name),
             settings: Arc::clone(&loaded.settings),
+            grants,
             log_bytes_left: loaded.budget.log_bytes,
             secrets: Vec::new(),
+            placeholders: Placeholders::default(),
             tool_call,
         }
     }
@@ -97,24 +103,80 @@ impl Guest {
         }
     }
 
-    /// What a successful call has made, for the caller to keep.
-    pub(super) fn take_created(&mut self) -> Vec<NewInstance> {
-        self.tool_call
-            .as_mut()
-            .map(|call| std::mem::take(&mut call.created))
-            .unwrap_or_default()
+    /// What a successful call has made, for the caller to keep, and what stands for credentials in its result.
+    pub(super) fn take_results(&mut self) -> (Vec<NewInstance>, Placeholders) {
+        let created = self.tool_call.as_mut().map(|call| std::mem::take(&mut call.created));
+        (created.unwrap_or_default(), std::mem::take(&mut self.placeholders))
     }
 
-    fn tool_call(&mut self) -> wasmtime::Result<&mut ToolCall> {
-        self.tool_call
-            .as_mut()
-            .ok_or_else(|| wasmtime::Error::msg("instances can be reached in tools.call only"))
+    /// Every host function that needs a grant begins here.
+    fn enter(&mut self, grant: Grant) -> Result<&mut ToolCall, Refusal> {
+        if !self.grants.has(grant) {
+            return Err(Refusal::Told(self.denied(grant)));
+        }
+        let outside = || {
+            Refusal::Ends(wasmtime::Error::msg(
+                "the host can be asked for this in tools.call only",
+            ))
+        };
+        self.tool_call.as_mut().ok_or_else(outside)
     }
 
+    fn denied(&self, grant: Grant) -> types::Failure {
+        let (name, grant) = (&self.name, grant.as_str());
+        Failure::new(
+            FailureCode::Denied,
+            format!("the bundle {name} has no grant {grant:?}"),
+            format!("Whoever trusts it with that adds {grant:?} to its `grants` in the configuration file."),
+        )
+        .into()
+    }
+
+    /// The credentials themselves, or what stands for them.
     fn reveal(&mut self, connection: &Connection) -> types::Connection {
-        self.hide(connection.password.expose());
-        self.hide(connection.dsn.expose());
-        types::Connection::from(connection)
+        let (password, dsn) = (connection.password.expose(), connection.dsn.expose());
+        // Also of what the guest isn't told: it may find out, in the instance itself.
+        self.hide(password);
+        self.hide(dsn);
+        let (password, dsn) = if self.grants.has(Grant::ReadCredentials) {
+            (password.to_owned(), dsn.to_owned())
+        } else {
+            (self.placeholders.stand_in(password), self.placeholders.stand_in(dsn))
+        };
+        types::Connection {
+            instance: (&connection.instance).into(),
+            password,
+            dsn,
+        }
+    }
+}
+
+/// Why a host function has no answer.
+enum Refusal {
+    /// The guest is told, and goes on.
+    Told(types::Failure),
+    /// The call ends.
+    Ends(wasmtime::Error),
+}
+
+impl From<InstanceError> for Refusal {
+    fn from(error: InstanceError) -> Self {
+        Self::Told(Failure::from(&error).into())
+    }
+}
+
+impl From<types::Failure> for Refusal {
+    fn from(failure: types::Failure) -> Self {
+        Self::Told(failure)
+    }
+}
+
+/// As the bindings want it.
+fn answer<T>(outcome: Result<T, Refusal>) -> wasmtime::Result<Result<T, types::Failure>> {
+    match outcome {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Refusal::Told(failure)) => Ok(Err(failure)),
+        Err(Refusal::Ends(error)) => Err(error),
     }
 }
 
@@ -175,6 +237,10 @@ impl settings::Host for Guest {
 
 impl log::Host for Guest {
     async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        if !self.grants.has(Grant::Log) {
+            tracing::trace!(component = %self.name, "logs without the grant \"log\": dropped");
+            return Ok(());
+        }
         let Some(left) = self.log_bytes_left.checked_sub(message.len() + LOG_LINE_BYTES) else {
             if std::mem::take(&mut self.log_bytes_left) > 0 {
                 tracing::warn!(component = %self.name, "logs more than it may: the rest of this call's log is dropped");
@@ -210,73 +276,80 @@ impl random::Host for Guest {
     }
 }
 
+impl clock::Host for Guest {
+    async fn now(&mut self) -> wasmtime::Result<Result<u64, types::Failure>> {
+        if !self.grants.has(Grant::Clock) {
+            return Ok(Err(self.denied(Grant::Clock)));
+        }
+        // A clock before 1970 is nobody's that has ever fetched this program.
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
 impl instances::Host for Guest {
     async fn create(
         &mut self,
         request: types::CreateRequest,
     ) -> wasmtime::Result<Result<types::Created, types::Failure>> {
-        let request = CreateRequest::from(request);
-        if let Some(password) = &request.password {
-            self.hide(password.expose_secret());
-        }
-        let call = self.tool_call()?;
-        let made = call.manager.create(&request, &call.caller, &call.progress).await;
-        Ok(match made {
-            Ok(made) => {
-                let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
-                call.created.push(made);
-                Ok(types::Created {
-                    connection: self.reveal(&connection),
-                    warnings,
-                })
-            }
-            Err(error) => Err(Failure::from(&error).into()),
-        })
+        answer(self.create_instance(request.into()).await)
     }
 
     async fn list(&mut self) -> wasmtime::Result<Result<Vec<types::Instance>, types::Failure>> {
-        let call = self.tool_call()?;
-        Ok(match call.manager.list(&call.caller).await {
-            Ok(instances) => Ok(instances.iter().map(Into::into).collect()),
-            Err(error) => Err(Failure::from(&error).into()),
-        })
+        answer(self.list_instances().await)
     }
 
     async fn get(&mut self, id: String) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
-        let id = match parse_id(&id) {
-            Ok(id) => id,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let call = self.tool_call()?;
-        Ok(match call.manager.get(id, &call.caller).await {
-            Ok(connection) => Ok(self.reveal(&connection)),
-            Err(error) => Err(Failure::from(&error).into()),
-        })
+        answer(self.get_instance(&id).await)
     }
 
     async fn drop(&mut self, id: String) -> wasmtime::Result<Result<(), types::Failure>> {
-        let id = match parse_id(&id) {
-            Ok(id) => id,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let call = self.tool_call()?;
-        Ok(call
-            .manager
-            .remove(id, &call.caller)
-            .await
-            .map_err(|error| Failure::from(&error).into()))
+        answer(self.drop_instance(&id).await)
     }
 
     async fn health(&mut self, id: String) -> wasmtime::Result<Result<types::HealthReport, types::Failure>> {
-        let id = match parse_id(&id) {
-            Ok(id) => id,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let call = self.tool_call()?;
-        Ok(match call.manager.health(id, &call.caller).await {
-            Ok(report) => Ok((&report).into()),
-            Err(error) => Err(Failure::from(&error).into()),
+        answer(self.check_instance(&id).await)
+    }
+}
+
+impl Guest {
+    async fn create_instance(&mut self, request: CreateRequest) -> Result<types::Created, Refusal> {
+        if let Some(password) = &request.password {
+            self.hide(password.expose_secret());
+        }
+        let call = self.enter(Grant::Create)?;
+        let made = call.manager.create(&request, &call.caller, &call.progress).await?;
+        let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
+        call.created.push(made);
+        Ok(types::Created {
+            connection: self.reveal(&connection),
+            warnings,
         })
+    }
+
+    async fn list_instances(&mut self) -> Result<Vec<types::Instance>, Refusal> {
+        let call = self.enter(Grant::Read)?;
+        let instances = call.manager.list(&call.caller).await?;
+        Ok(instances.iter().map(Into::into).collect())
+    }
+
+    async fn get_instance(&mut self, id: &str) -> Result<types::Connection, Refusal> {
+        let call = self.enter(Grant::Read)?;
+        let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
+        Ok(self.reveal(&connection))
+    }
+
+    async fn drop_instance(&mut self, id: &str) -> Result<(), Refusal> {
+        let call = self.enter(Grant::Drop)?;
+        Ok(call.manager.remove(parse_id(id)?, &call.caller).await?)
+    }
+
+    async fn check_instance(&mut self, id: &str) -> Result<types::HealthReport, Refusal> {
+        let call = self.enter(Grant::Health)?;
+        let report = call.manager.health(parse_id(id)?, &call.caller).await?;
+        Ok((&report).into())
     }
 }
 
@@ -340,16 +413,6 @@ impl From<&Instance> for types::Instance {
                 Status::Stopped => types::Status::Stopped,
             },
             created_at: rfc3339(instance.created_at),
-        }
-    }
-}
-
-impl From<&Connection> for types::Connection {
-    fn from(connection: &Connection) -> Self {
-        Self {
-            instance: (&connection.instance).into(),
-            password: connection.password.expose().to_owned(),
-            dsn: connection.dsn.expose().to_owned(),
         }
     }
 }
