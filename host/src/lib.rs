@@ -31,6 +31,7 @@
 //! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
 //! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
+//! | `sql.rs` | running somebody else's SQL within limits | containers, who asks |
 //! | `engine.rs` | what is asked of whatever runs PostgreSQL | any particular engine |
 //! | `engine/auto.rs` | which of the two engines is taken | how either works |
 //! | `engine/docker.rs`, `engine/docker/*.rs` | PostgreSQL in containers | policies, tools |
@@ -75,3 +76,4 @@ pub mod plugins;
 pub mod policy;
 pub mod ports;
 pub mod probe;
+pub mod sql;

@@ -10,13 +10,15 @@ use serde_json::{Value, json};
 const NOBODY: &str = "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21";
 
 /// What needs each grant.
-fn deeds() -> [(&'static str, Value); 6] {
+fn deeds() -> [(&'static str, Value); 8] {
     [
         ("create", json!({ "create": {} })),
         ("read", json!("list")),
         ("read", json!({ "get": { "id": NOBODY } })),
         ("drop", json!({ "drop": { "id": NOBODY } })),
         ("health", json!({ "health": { "id": NOBODY } })),
+        ("sql", json!({ "query": { "id": NOBODY, "statement": "SELECT 1" } })),
+        ("sql", json!({ "execute": { "id": NOBODY, "script": "SELECT 1" } })),
         ("clock", json!("now")),
     ]
 }
@@ -184,6 +186,213 @@ async fn a_bundle_without_read_credentials_passes_on_what_it_never_saw(#[values(
         2,
         "what the seeing one logged: {log}"
     );
+}
+
+/// A server with a puppet that may run SQL, and an instance that it has made.
+async fn with_instance(engine: TestEngine) -> (Session, String) {
+    let grants = "grants = ['create', 'sql']";
+    let environment = with_puppets(&TestEnvironment::on(engine), "", &[("puppet", grants)]);
+    let mut session = Session::initialized(&environment, &[]).await;
+    let created = done(&mut session, "act", json!({ "create": {} })).await;
+    let id = text(&created, "id").to_owned();
+    (session, id)
+}
+
+fn statement(id: &str, statement: &str, parameters: &Value) -> Value {
+    json!({ "query": { "id": id, "statement": statement, "parameters": parameters } })
+}
+
+async fn end(mut session: Session, id: &str) {
+    session.succeed("drop_postgres_instance", json!({ "id": id })).await;
+    assert!(session.end().await.status.success());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_bundle_runs_sql_and_gets_typed_results(#[values(Docker, Local)] engine: TestEngine) {
+    let (mut session, id) = with_instance(engine).await;
+    let script =
+        "CREATE TYPE mood AS ENUM ('glad'); CREATE TABLE t (n int PRIMARY KEY, at date, mood mood); -- the end";
+    done(
+        &mut session,
+        "act",
+        json!({ "execute": { "id": id, "script": script } }),
+    )
+    .await;
+
+    let insert = "INSERT INTO t VALUES ($1, $2, $3), (2, NULL, NULL) RETURNING *;";
+    let inserted = done(
+        &mut session,
+        "act",
+        statement(&id, insert, &json!([1, "2026-11-22", "glad"])),
+    )
+    .await;
+    assert_eq!(
+        inserted,
+        json!({
+            "columns": [["n", "int4"], ["at", "date"], ["mood", "mood"]],
+            "rows": [[{ "integer": 1 }, { "other": "2026-11-22" }, { "other": "glad" }], [{ "integer": 2 }, "null", "null"]],
+            "affected": 2,
+        })
+    );
+    let plain = done(&mut session, "act", statement(&id, "DELETE FROM t", &json!([]))).await;
+    assert_eq!(plain, json!({ "columns": [], "rows": [], "affected": 2 }));
+
+    for (expression, parameter, expected) in [
+        ("$1::bool", json!(true), json!({ "boolean": true })),
+        ("$1::int2", json!(-7), json!({ "integer": -7 })),
+        ("$1::int8", json!(i64::MIN), json!({ "integer": i64::MIN })),
+        (
+            "$1::oid",
+            json!(4_294_967_295_u32),
+            json!({ "integer": 4_294_967_295_u32 }),
+        ),
+        ("$1::float4", json!(0.1), json!({ "float": 0.1 })),
+        ("$1::float8", json!(1e300), json!({ "float": 1e300 })),
+        ("$1::text", json!("é'\"\\; --"), json!({ "text": "é'\"\\; --" })),
+        ("$1::bytea", json!([0, 255]), json!({ "bytes": [0, 255] })),
+        ("$1::json", json!({ "a": 1 }), json!({ "json": "{\"a\":1}" })),
+        ("$1::jsonb", json!({ "a": 1 }), json!({ "json": "{\"a\": 1}" })),
+        (
+            "$1::numeric",
+            json!("12345678901234567890.10"),
+            json!({ "other": "12345678901234567890.10" }),
+        ),
+        ("$1::numeric", json!(7), json!({ "other": "7" })),
+        ("ARRAY[1, $1::int]", json!(2), json!({ "other": "{1,2}" })),
+        ("$1::uuid", json!(NOBODY), json!({ "other": NOBODY })),
+        ("$1::interval", json!("90 minutes"), json!({ "other": "01:30:00" })),
+        ("$1::text", Value::Null, json!("null")),
+    ] {
+        let query = statement(
+            &id,
+            &format!("SELECT {expression} AS it -- {expression}"),
+            &json!([parameter]),
+        );
+        assert_eq!(
+            done(&mut session, "act", query).await["rows"],
+            json!([[expected]]),
+            "{expression}"
+        );
+    }
+    end(session, &id).await;
+}
+
+#[rstest]
+#[tokio::test]
+async fn sql_that_fails_or_passes_a_limit_is_told_so_and_the_next_is_run(#[values(Docker, Local)] engine: TestEngine) {
+    let (mut session, id) = with_instance(engine).await;
+    for (sql, parameters, code, told) in [
+        ("SELEC 1", json!([]), "Failed", "(SQLSTATE 42601)"),
+        ("SELECT 1; SELECT 2", json!([]), "Failed", "(SQLSTATE 42601)"),
+        ("SELECT $1::int", json!(["x"]), "Failed", "(SQLSTATE 22P02)"),
+        (
+            "SELECT $1::int",
+            json!([]),
+            "InvalidArguments",
+            "has 1 parameters, 0 were given",
+        ),
+        (
+            "SELECT generate_series(1, 10001)",
+            json!([]),
+            "Exhausted",
+            "more than 10000 rows",
+        ),
+        (
+            "SELECT repeat('x', 20000000)",
+            json!([]),
+            "Exhausted",
+            "more than 4194304 bytes",
+        ),
+        (
+            "SELECT repeat('x', 1000) FROM generate_series(1, 9000)",
+            json!([]),
+            "Exhausted",
+            "more than 4194304 bytes",
+        ),
+        (
+            "DO $$ BEGIN FOR n IN 1..100000 LOOP RAISE NOTICE '%', repeat('x', 1000); END LOOP; END $$",
+            json!([]),
+            "Exhausted",
+            "more than 4194304 bytes",
+        ),
+        (
+            "SELECT pg_terminate_backend(pg_backend_pid())",
+            json!([]),
+            "Failed",
+            // The server's last word, or that there is no more: whichever is heard first.
+            "connection",
+        ),
+    ] {
+        let outcomes = act(
+            &mut session,
+            "act",
+            json!([statement(&id, sql, &parameters), statement(&id, "SELECT 1", &json!([]))]),
+        )
+        .await;
+        assert!(text(&outcomes[0], "failed").contains(code), "{sql}: {}", outcomes[0]);
+        assert!(text(&outcomes[0], "message").contains(told), "{sql}: {}", outcomes[0]);
+        assert_eq!(outcomes[1]["done"]["rows"], json!([[{ "integer": 1 }]]));
+    }
+    let most = done(
+        &mut session,
+        "act",
+        statement(&id, "SELECT generate_series(1, 10000)", &json!([])),
+    )
+    .await;
+    assert_eq!(most["affected"], 10_000);
+    end(session, &id).await;
+}
+
+/// How many sessions run `SELECT pg_sleep(...)` there.
+async fn sleepers(session: &mut Session, id: &str) -> i64 {
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_slee[p]' AND state = 'active'";
+    let counted = done(session, "act", statement(id, asked, &json!([]))).await;
+    counted["rows"][0][0]["integer"].as_i64().expect("a number")
+}
+
+async fn until_sleepers(session: &mut Session, id: &str, wanted: i64) {
+    for _ in 0..200 {
+        if sleepers(session, id).await == wanted {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("there are never {wanted} statements at work");
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_statement_that_nobody_waits_for_any_more_is_ended_in_the_server(
+    #[values(Docker, Local)] engine: TestEngine,
+) {
+    let (mut session, id) = with_instance(engine).await;
+    let script = "SET statement_timeout = 0; SELECT pg_sleep(600)";
+    let deeds = json!([{ "execute": { "id": id, "script": script } }]);
+    let call = session
+        .ask("tools/call", json!({ "name": "act", "arguments": { "deeds": deeds } }))
+        .await;
+    until_sleepers(&mut session, &id, 1).await;
+    let cancelled = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": call } });
+    session.send(&cancelled).await;
+    until_sleepers(&mut session, &id, 0).await;
+    end(session, &id).await;
+}
+
+#[tokio::test]
+async fn sql_that_switches_its_time_limit_off_ends_at_the_hosts() {
+    let (mut session, id) = with_instance(Local).await;
+    let script = "SET statement_timeout = 0; SELECT pg_sleep(600)";
+    let outcome = &act(
+        &mut session,
+        "act",
+        json!([{ "execute": { "id": id, "script": script } }]),
+    )
+    .await[0];
+    assert!(text(outcome, "failed").contains("TimedOut"), "{outcome}");
+    assert_eq!(text(outcome, "message"), "it was not done within 30 s");
+    until_sleepers(&mut session, &id, 0).await;
+    end(session, &id).await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ const KNOWN_BY: [(&str, &[&str]); 7] = [
     ("nix", &["engine/local", "plugins/cache.rs"]),
     ("rmcp", &["mcp"]),
     ("sysinfo", &["engine/local/server.rs"]),
-    ("tokio_postgres", &["engine/provision.rs", "probe.rs"]),
+    ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),
     ("wasmtime", &["plugins"]),
 ];
 

@@ -17,6 +17,7 @@ use crate::instance::{
 };
 use crate::manager::{InstanceError, InstanceManager, NewInstance};
 use crate::policy::{Action, FieldError, Rejection};
+use crate::sql;
 
 pub(super) mod bundle {
     //! The bindings of the world `tool-bundle`.
@@ -43,7 +44,7 @@ pub(super) mod policy {
     });
 }
 
-use bundle::dev_postgres::plugin::{clock, instances, log, settings, types};
+use bundle::dev_postgres::plugin::{clock, instances, log, settings, sql as wit_sql, types};
 use policy::dev_postgres::plugin::random;
 use policy::exports::dev_postgres::plugin::rules;
 
@@ -314,7 +315,39 @@ impl instances::Host for Guest {
     }
 }
 
+impl wit_sql::Host for Guest {
+    async fn query(
+        &mut self,
+        id: String,
+        statement: String,
+        parameters: Vec<wit_sql::Value>,
+    ) -> wasmtime::Result<Result<wit_sql::Table, types::Failure>> {
+        answer(self.query_instance(&id, &statement, parameters).await)
+    }
+
+    async fn execute(&mut self, id: String, script: String) -> wasmtime::Result<Result<(), types::Failure>> {
+        answer(self.execute_on_instance(&id, &script).await)
+    }
+}
+
 impl Guest {
+    async fn query_instance(
+        &mut self,
+        id: &str,
+        statement: &str,
+        parameters: Vec<wit_sql::Value>,
+    ) -> Result<wit_sql::Table, Refusal> {
+        let call = self.enter(Grant::Sql)?;
+        let parameters: Vec<sql::Value> = parameters.into_iter().map(Into::into).collect();
+        let table = call.manager.query(parse_id(id)?, statement, &parameters, &call.caller);
+        Ok(table.await?.into())
+    }
+
+    async fn execute_on_instance(&mut self, id: &str, script: &str) -> Result<(), Refusal> {
+        let call = self.enter(Grant::Sql)?;
+        Ok(call.manager.execute(parse_id(id)?, script, &call.caller).await?)
+    }
+
     async fn create_instance(&mut self, request: CreateRequest) -> Result<types::Created, Refusal> {
         if let Some(password) = &request.password {
             self.hide(password.expose_secret());
@@ -413,6 +446,51 @@ impl From<&Instance> for types::Instance {
                 Status::Stopped => types::Status::Stopped,
             },
             created_at: rfc3339(instance.created_at),
+        }
+    }
+}
+
+impl From<wit_sql::Value> for sql::Value {
+    fn from(value: wit_sql::Value) -> Self {
+        match value {
+            wit_sql::Value::Null => Self::Null,
+            wit_sql::Value::Boolean(value) => Self::Boolean(value),
+            wit_sql::Value::Integer(value) => Self::Integer(value),
+            wit_sql::Value::Float(value) => Self::Float(value),
+            wit_sql::Value::Text(text) => Self::Text(text),
+            wit_sql::Value::Bytes(bytes) => Self::Bytes(bytes),
+            wit_sql::Value::Json(text) => Self::Json(text),
+            wit_sql::Value::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<sql::Value> for wit_sql::Value {
+    fn from(value: sql::Value) -> Self {
+        match value {
+            sql::Value::Null => Self::Null,
+            sql::Value::Boolean(value) => Self::Boolean(value),
+            sql::Value::Integer(value) => Self::Integer(value),
+            sql::Value::Float(value) => Self::Float(value),
+            sql::Value::Text(text) => Self::Text(text),
+            sql::Value::Bytes(bytes) => Self::Bytes(bytes),
+            sql::Value::Json(text) => Self::Json(text),
+            sql::Value::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<sql::Table> for wit_sql::Table {
+    fn from(table: sql::Table) -> Self {
+        let column = |column: sql::Column| wit_sql::Column {
+            name: column.name,
+            type_name: column.type_name,
+        };
+        let row = |row: Vec<sql::Value>| row.into_iter().map(Into::into).collect();
+        Self {
+            columns: table.columns.into_iter().map(column).collect(),
+            rows: table.rows.into_iter().map(row).collect(),
+            affected: table.affected,
         }
     }
 }

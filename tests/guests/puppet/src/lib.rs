@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use bindings::dev_postgres::plugin::types::{Connection, CreateRequest, Failure, FailureCode, FieldError, Instance};
-use bindings::dev_postgres::plugin::{clock, instances, log, settings};
+use bindings::dev_postgres::plugin::{clock, instances, log, settings, sql};
 use bindings::exports::dev_postgres::plugin::tools::{Guest, Hints, Tool};
 
 #[allow(unsafe_code, reason = "generated from wit/plugin.wit")]
@@ -57,6 +57,16 @@ enum Deed {
         id: String,
     },
     Now,
+    Query {
+        id: String,
+        statement: String,
+        #[serde(default)]
+        parameters: Vec<Value>,
+    },
+    Execute {
+        id: String,
+        script: String,
+    },
     Log {
         text: String,
         times: u32,
@@ -145,6 +155,36 @@ fn connection(connection: &Connection) -> Value {
     })
 }
 
+/// JSON's own types are SQL's; an array of numbers is bytes.
+fn parameter(value: &Value) -> sql::Value {
+    match value {
+        Value::Null => sql::Value::Null,
+        Value::Bool(value) => sql::Value::Boolean(*value),
+        Value::Number(number) => match number.as_i64() {
+            Some(integer) => sql::Value::Integer(integer),
+            None => sql::Value::Float(number.as_f64().expect("a number")),
+        },
+        Value::String(text) => sql::Value::Text(text.clone()),
+        Value::Array(bytes) => {
+            sql::Value::Bytes(bytes.iter().map(|byte| byte.as_u64().expect("a byte") as u8).collect())
+        }
+        Value::Object(_) => sql::Value::Json(value.to_string()),
+    }
+}
+
+fn shown(value: &sql::Value) -> Value {
+    match value {
+        sql::Value::Null => json!("null"),
+        sql::Value::Boolean(value) => json!({ "boolean": value }),
+        sql::Value::Integer(value) => json!({ "integer": value }),
+        sql::Value::Float(value) => json!({ "float": value }),
+        sql::Value::Text(text) => json!({ "text": text }),
+        sql::Value::Bytes(bytes) => json!({ "bytes": bytes }),
+        sql::Value::Json(text) => json!({ "json": text }),
+        sql::Value::Other(text) => json!({ "other": text }),
+    }
+}
+
 /// Does one deed; its answer, or the end of the call.
 fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
     Ok(match deed {
@@ -162,6 +202,26 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
         Deed::Drop { id } => instances::drop(id).map(|()| json!("dropped")),
         Deed::Health { id } => instances::health(id).map(|report| json!(report.message)),
         Deed::Now => clock::now().map(|now| json!(now)),
+        Deed::Query {
+            id,
+            statement,
+            parameters,
+        } => {
+            let parameters: Vec<sql::Value> = parameters.iter().map(parameter).collect();
+            sql::query(id, statement, &parameters).map(|table| {
+                let columns = table
+                    .columns
+                    .iter()
+                    .map(|column| json!([column.name, column.type_name]));
+                let rows = table.rows.iter().map(|row| row.iter().map(shown).collect::<Value>());
+                json!({
+                    "columns": columns.collect::<Value>(),
+                    "rows": rows.collect::<Value>(),
+                    "affected": table.affected,
+                })
+            })
+        }
+        Deed::Execute { id, script } => sql::execute(id, script).map(|()| json!("executed")),
         Deed::Log { text, times } => {
             (0..*times).for_each(|_| log::write(log::Level::Warn, text));
             Ok(json!("logged"))
