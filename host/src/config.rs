@@ -285,6 +285,7 @@ fn native(environment: &Environment, windows: &str, macos: &str, others: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::budget::Budget;
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
         variables.iter().copied().collect()
@@ -559,6 +560,25 @@ version = "17"
                 "{told}"
             );
         }
+    }
+
+    #[test]
+    fn a_bundles_limits_are_those_of_its_entry_over_the_defaults_and_every_wrong_one_is_told() {
+        let config = load_file("[[bundle]]\nname = 'a'\ncomponent = 'x'\nlimits = { memory_mib = 128, cpu = '5s' }\n");
+        let budget = config.expect("no problems").bundles[1].terms.budget;
+        let expected = Budget {
+            memory_bytes: 128 << 20,
+            cpu: Duration::from_secs(5),
+            ..Budget::BUNDLE
+        };
+        assert_eq!(budget, expected);
+        let limits = "{ memory_mib = 4096, cpu = 5, host_cals = 1 }";
+        let (directory, flags) = file(&format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\nlimits = {limits}\n"));
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:4: bundle.limits.cpu must be a time from 10ms to 1m, such as "500ms", not "5"
+        DIR/config.toml:4: there is no bundle.limits.host_cals; did you mean bundle.limits.host_calls?
+        DIR/config.toml:4: bundle.limits.memory_mib must be a whole number from 1 to 1024, not "4096"
+        "#);
     }
 
     #[test]

@@ -41,6 +41,7 @@
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/budget.rs` | what a component may use in one call | Docker, MCP |
 //! | `plugins/grants.rs` | what a bundle may be granted | Docker, MCP |
 //! | `plugins/credentials.rs` | what stands for a password with a bundle that may not see it | Docker, MCP |
 //! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
@@ -55,8 +56,8 @@
 //!    command line or a bundle. A policy that fails denies.
 //! 2. The engine is the source of truth: labels on containers, a file beside each local instance. A host that restarts
 //!    finds everything it left. What doesn't have our label, or isn't in our state directory, is never touched.
-//! 3. A guest starts with nothing and reaches what its world imports. Memory, computing time, elapsed time, answer and
-//!    log are bounded; each call gets a fresh store.
+//! 3. A guest starts with nothing and reaches what its world imports, a bundle only what it is granted of that. All that
+//!    [`plugins::budget`] has is bounded; each call gets a fresh store.
 //! 4. A password or DSN stands in the reply to whoever may read it and nowhere else: not in logs, error messages,
 //!    process arguments or names. The engine keeps the password where only those who control it can look.
 //! 5. Whatever fails leaves no container, volume, network, process, directory or port behind.

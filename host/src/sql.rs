@@ -55,6 +55,18 @@ pub enum Value {
     Other(String),
 }
 
+impl Value {
+    /// What it takes, about.
+    pub(crate) fn bytes(&self) -> usize {
+        let text = match self {
+            Self::Text(text) | Self::Json(text) | Self::Other(text) => text.len(),
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Null | Self::Boolean(_) | Self::Integer(_) | Self::Float(_) => 0,
+        };
+        text + size_of::<Self>()
+    }
+}
+
 /// A column of a result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Column {

@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp::digest::Digest;
+use dev_postgres_mcp::plugins::budget::Overrun;
 use dev_postgres_mcp::plugins::bundle::{Bundle, Terms};
 use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::policy::ComponentPolicy;
-use dev_postgres_mcp::plugins::{Overrun, PluginError, Runtime, Source};
+use dev_postgres_mcp::plugins::{PluginError, Runtime, Source};
 use dev_postgres_mcp_tests::guests::{Misdeed, hostile, hostile_module};
 
 fn source(world: &str, misdeed: Misdeed) -> Source {

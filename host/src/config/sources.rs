@@ -227,7 +227,7 @@ impl Sources {
         }
     }
 
-    fn problem(&mut self, origin: Origin, what: What) {
+    pub(super) fn problem(&mut self, origin: Origin, what: What) {
         self.problems.push(Problem { origin, what });
     }
 

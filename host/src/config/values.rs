@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::problem::{ConfigError, Origin};
+use super::keys::nearest;
+use super::problem::{ConfigError, Origin, What};
 use super::shown::shown;
 use super::sources::{Given, GivenBundle, Sources};
 use super::{
@@ -16,6 +17,7 @@ use super::{
 };
 use crate::environment::Environment;
 use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
+use crate::plugins::budget::{Budget, LIMITS};
 use crate::plugins::bundle::Terms;
 use crate::plugins::grants::{Grant, Grants};
 use crate::ports::PortRange;
@@ -204,6 +206,7 @@ impl Sources {
                 .map(|name| name.parse::<Grant>())
                 .collect::<Result<Grants, _>>()
         });
+        let budget = self.limits(given.get("limits")?);
         Some(Bundle {
             name: name?,
             component: component(given.get("component")?, given.get("settings")?),
@@ -211,8 +214,27 @@ impl Sources {
             terms: Terms {
                 prefix: prefix?,
                 grants: grants?,
+                budget,
             },
         })
+    }
+
+    fn limits(&mut self, given: &Given) -> Budget {
+        let mut budget = Budget::BUNDLE;
+        for (key, value) in given.value.as_object().into_iter().flatten() {
+            let path = format!("bundle.limits.{key}");
+            let Some(limit) = LIMITS.iter().find(|limit| limit.key == key) else {
+                let known = LIMITS.iter().map(|limit| limit.key);
+                let nearest = nearest(key, known).map(|nearest| format!("bundle.limits.{nearest}"));
+                let (origin, name) = (given.origin.clone(), path);
+                self.problem(origin, What::Unknown { name, nearest });
+                continue;
+            };
+            if let Err(InvalidValue(expected)) = limit.apply(value, &mut budget) {
+                self.wrong(given.origin.clone(), &path, expected, Some(value.to_string()));
+            }
+        }
+        budget
     }
 
     /// The built-in bundles, each in place unless an entry has its name, and the added ones.

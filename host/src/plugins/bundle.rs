@@ -1,19 +1,25 @@
 //! A tool bundle: its tools, and calls of them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use serde_json::{Map, Value};
 use wasmtime::component::HasSelf;
 
+use super::budget::Budget;
 use super::credentials::Placeholders;
 use super::grants::Grants;
 use super::tools::{Prefix, Tool};
 use super::v0_1::{Guest, ToolCall, bundle as wit};
-use super::{Budget, Loaded, PluginError, Runtime, Source};
+use super::{Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
 use crate::instance::{Caller, ProgressSink};
 use crate::manager::{InstanceManager, NewInstance};
 
 /// How many tools a bundle may offer: clients cope with some forty in all.
 const TOOLS_MAX: usize = 40;
+
+/// After how many failures of its own in a row a bundle is switched off.
+const FAILURES_MAX: u32 = 3;
 
 /// A component of the world `tool-bundle`.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub struct Bundle {
     grants: Grants,
     bindings: Indices,
     tools: Vec<Tool>,
+    /// How often it has failed in a row.
+    failures: AtomicU32,
 }
 
 struct Indices(wit::ToolBundleIndices);
@@ -33,12 +41,24 @@ impl std::fmt::Debug for Indices {
 }
 
 /// On what terms the configuration takes a bundle in.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Terms {
     /// What stands before its tools' names.
     pub prefix: Option<Prefix>,
     /// What it may ask the host for.
     pub grants: Grants,
+    /// What it may use in one call.
+    pub budget: Budget,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            prefix: None,
+            grants: Grants::default(),
+            budget: Budget::BUNDLE,
+        }
+    }
 }
 
 /// Why a tool call has no result.
@@ -67,7 +87,7 @@ impl Bundle {
     /// # Errors
     /// If it isn't a tool bundle, refuses its settings, or describes tools that clients could not use.
     pub async fn load(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
-        let loaded = Loaded::new(runtime, source, "tool-bundle", Budget::BUNDLE, |linker| {
+        let loaded = Loaded::new(runtime, source, "tool-bundle", terms.budget, |linker| {
             wit::ToolBundle::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
         })?;
         let bindings = Indices(
@@ -82,6 +102,7 @@ impl Bundle {
             grants: terms.grants,
             bindings,
             tools: Vec::new(),
+            failures: AtomicU32::new(0),
         };
         let settings = bundle.loaded.settings.to_string();
         bundle
@@ -134,7 +155,8 @@ impl Bundle {
     /// The future may be dropped at any point: that ends the call and undoes what it made.
     ///
     /// # Errors
-    /// If the arguments don't fit the tool's schema, the bundle says why not, or fails.
+    /// If the arguments don't fit the tool's schema, the bundle says why not, fails, or has failed so often that it is
+    /// switched off.
     pub async fn call(
         &self,
         tool: &Tool,
@@ -145,7 +167,47 @@ impl Bundle {
     ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
         let arguments = Value::Object(arguments);
         tool.check_arguments(&arguments).map_err(Failure::invalid)?;
-        let arguments = arguments.to_string();
+        if self.failures.load(Ordering::Relaxed) >= FAILURES_MAX {
+            return Err(self.switched_off().into());
+        }
+        // Boxed: it holds all that a call may be at, and whoever calls would have to hold it, too.
+        let outcome = Box::pin(self.run(tool, arguments.to_string(), manager, caller, progress)).await;
+        self.count(&outcome);
+        outcome
+    }
+
+    fn switched_off(&self) -> PluginError {
+        PluginError::SwitchedOff {
+            name: self.name().to_owned(),
+            failures: FAILURES_MAX,
+        }
+    }
+
+    /// A bundle that is switched off stays so, whatever comes of calls that were under way.
+    fn count<T>(&self, outcome: &Result<T, CallError>) {
+        let next = |failures: u32| match outcome {
+            _ if failures >= FAILURES_MAX => None,
+            Err(CallError::Plugin(_)) => Some(failures + 1),
+            _ => Some(0),
+        };
+        let before = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        if let (Ok(before), Err(CallError::Plugin(error))) = (before, outcome)
+            && before + 1 == FAILURES_MAX
+        {
+            // `Debug` keeps a guest's words on one line.
+            let (notice, last) = (self.switched_off().to_string(), error.to_string());
+            tracing::error!(bundle = self.name(), ?last, "{notice}");
+        }
+    }
+
+    async fn run(
+        &self,
+        tool: &Tool,
+        arguments: String,
+        manager: &InstanceManager,
+        caller: Caller,
+        progress: ProgressSink,
+    ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
         let call = ToolCall {
             manager: manager.clone(),
             caller,
@@ -158,8 +220,14 @@ impl Bundle {
                 Ok((result, store.data_mut().take_results()))
             })
             .await?;
-        let json = result.map_err(Failure::from)?;
-        self.loaded.check_output(&json)?;
+        let json = match result {
+            Ok(json) => json,
+            Err(failure) => {
+                self.loaded.check_output(failure.bytes())?;
+                return Err(Failure::from(failure).into());
+            }
+        };
+        self.loaded.check_output(json.len())?;
         let result = Self::result(tool, &json, &placeholders);
         Ok((result.map_err(|reason| self.loaded.nonsense(reason))?, created))
     }

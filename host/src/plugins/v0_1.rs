@@ -7,9 +7,10 @@ use rand::TryRng;
 use secrecy::{ExposeSecret, SecretString};
 use wasmtime::ResourceLimiter;
 
+use super::Loaded;
+use super::budget::{Budget, Overrun};
 use super::credentials::Placeholders;
 use super::grants::{Grant, Grants};
-use super::{Budget, Loaded, Overrun};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, ConnectionUri, CreateRequest, EngineKind, Found, Health, HealthReport, Image, Instance,
@@ -53,6 +54,8 @@ const RANDOM_BYTES_MAX: u32 = 1024;
 
 /// What a line of log costs beyond its text: time, level, names. An empty one isn't free.
 const LOG_LINE_BYTES: usize = 128;
+/// What an instance or a report of one has in all, about.
+const INSTANCE_BYTES: usize = 512;
 /// How many core instances, and as many tables, one component may consist of; those of Rust have four, of Python forty.
 const INSTANCES_MAX: usize = 200;
 /// How many memories one component may have.
@@ -66,7 +69,9 @@ pub(super) struct Guest {
     name: Arc<str>,
     settings: Arc<str>,
     grants: Grants,
-    log_bytes_left: usize,
+    budget: Budget,
+    /// What is left of the budget.
+    left: Budget,
     /// What the host has met in this call and must not reach the log.
     secrets: Vec<SecretString>,
     placeholders: Placeholders,
@@ -90,7 +95,8 @@ impl Guest {
             name: Arc::clone(&loaded.name),
             settings: Arc::clone(&loaded.settings),
             grants,
-            log_bytes_left: loaded.budget.log_bytes,
+            budget: loaded.budget,
+            left: loaded.budget,
             secrets: Vec::new(),
             placeholders: Placeholders::default(),
             tool_call,
@@ -110,8 +116,23 @@ impl Guest {
         (created.unwrap_or_default(), std::mem::take(&mut self.placeholders))
     }
 
-    /// Every host function that needs a grant begins here.
-    fn enter(&mut self, grant: Grant) -> Result<&mut ToolCall, Refusal> {
+    /// Every host function begins here; `bytes` are in its arguments.
+    fn count(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let calls = self.left.host_calls.checked_sub(1);
+        self.left.host_calls = calls.ok_or(Overrun::HostCalls(self.budget.host_calls))?;
+        self.pass(bytes)
+    }
+
+    /// Counts data on its way to the host or from there.
+    fn pass(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let left = self.left.host_bytes.checked_sub(bytes);
+        self.left.host_bytes = left.ok_or(Overrun::HostBytes(self.budget.host_bytes))?;
+        Ok(())
+    }
+
+    /// Every host function that needs a grant begins here; `bytes` are in its arguments.
+    fn enter(&mut self, grant: Grant, bytes: usize) -> Result<&mut ToolCall, Refusal> {
+        self.count(bytes)?;
         if !self.grants.has(grant) {
             return Err(Refusal::Told(self.denied(grant)));
         }
@@ -163,6 +184,12 @@ enum Refusal {
 impl From<InstanceError> for Refusal {
     fn from(error: InstanceError) -> Self {
         Self::Told(Failure::from(&error).into())
+    }
+}
+
+impl From<wasmtime::Error> for Refusal {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Ends(error)
     }
 }
 
@@ -232,23 +259,20 @@ impl types::Host for Guest {}
 
 impl settings::Host for Guest {
     async fn get(&mut self) -> wasmtime::Result<String> {
+        self.count(self.settings.len())?;
         Ok(self.settings.to_string())
     }
 }
 
 impl log::Host for Guest {
     async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
+        self.count(message.len())?;
         if !self.grants.has(Grant::Log) {
             tracing::trace!(component = %self.name, "logs without the grant \"log\": dropped");
             return Ok(());
         }
-        let Some(left) = self.log_bytes_left.checked_sub(message.len() + LOG_LINE_BYTES) else {
-            if std::mem::take(&mut self.log_bytes_left) > 0 {
-                tracing::warn!(component = %self.name, "logs more than it may: the rest of this call's log is dropped");
-            }
-            return Ok(());
-        };
-        self.log_bytes_left = left;
+        let left = self.left.log_bytes.checked_sub(message.len() + LOG_LINE_BYTES);
+        self.left.log_bytes = left.ok_or(Overrun::Log(self.budget.log_bytes))?;
         let message = self.secrets.iter().fold(message, |text, secret| {
             text.replace(secret.expose_secret(), "[redacted]")
         });
@@ -266,6 +290,7 @@ impl log::Host for Guest {
 
 impl random::Host for Guest {
     async fn bytes(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
+        self.count(len as usize)?;
         if len > RANDOM_BYTES_MAX {
             return Err(wasmtime::Error::msg(format!(
                 "asked for {len} random bytes, may have {RANDOM_BYTES_MAX}"
@@ -279,6 +304,7 @@ impl random::Host for Guest {
 
 impl clock::Host for Guest {
     async fn now(&mut self) -> wasmtime::Result<Result<u64, types::Failure>> {
+        self.count(0)?;
         if !self.grants.has(Grant::Clock) {
             return Ok(Err(self.denied(Grant::Clock)));
         }
@@ -337,22 +363,34 @@ impl Guest {
         statement: &str,
         parameters: Vec<wit_sql::Value>,
     ) -> Result<wit_sql::Table, Refusal> {
-        let call = self.enter(Grant::Sql)?;
         let parameters: Vec<sql::Value> = parameters.into_iter().map(Into::into).collect();
-        let table = call.manager.query(parse_id(id)?, statement, &parameters, &call.caller);
-        Ok(table.await?.into())
+        let bytes = id.len() + statement.len() + parameters.iter().map(sql::Value::bytes).sum::<usize>();
+        let call = self.enter(Grant::Sql, bytes)?;
+        let table = call
+            .manager
+            .query(parse_id(id)?, statement, &parameters, &call.caller)
+            .await?;
+        self.pass(table.rows.iter().flatten().map(sql::Value::bytes).sum())?;
+        Ok(table.into())
     }
 
     async fn execute_on_instance(&mut self, id: &str, script: &str) -> Result<(), Refusal> {
-        let call = self.enter(Grant::Sql)?;
+        let call = self.enter(Grant::Sql, id.len() + script.len())?;
         Ok(call.manager.execute(parse_id(id)?, script, &call.caller).await?)
     }
 
     async fn create_instance(&mut self, request: CreateRequest) -> Result<types::Created, Refusal> {
-        if let Some(password) = &request.password {
-            self.hide(password.expose_secret());
+        let password = request.password.as_ref().map(ExposeSecret::expose_secret);
+        let asked = [&request.version, &request.database, &request.username];
+        let texts = asked.into_iter().flatten().map(String::as_str).chain(password);
+        let bytes = texts.map(str::len).sum::<usize>() + INSTANCE_BYTES;
+        if let Some(password) = password {
+            self.hide(password);
         }
-        let call = self.enter(Grant::Create)?;
+        let (left, may) = (self.left.instances.checked_sub(1), self.budget.instances);
+        self.left.instances = left.unwrap_or_default();
+        let call = self.enter(Grant::Create, bytes)?;
+        left.ok_or_else(|| wasmtime::Error::from(Overrun::Instances(may)))?;
         let made = call.manager.create(&request, &call.caller, &call.progress).await?;
         let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
         call.created.push(made);
@@ -363,24 +401,25 @@ impl Guest {
     }
 
     async fn list_instances(&mut self) -> Result<Vec<types::Instance>, Refusal> {
-        let call = self.enter(Grant::Read)?;
+        let call = self.enter(Grant::Read, 0)?;
         let instances = call.manager.list(&call.caller).await?;
+        self.pass(instances.len() * INSTANCE_BYTES)?;
         Ok(instances.iter().map(Into::into).collect())
     }
 
     async fn get_instance(&mut self, id: &str) -> Result<types::Connection, Refusal> {
-        let call = self.enter(Grant::Read)?;
+        let call = self.enter(Grant::Read, id.len() + INSTANCE_BYTES)?;
         let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
         Ok(self.reveal(&connection))
     }
 
     async fn drop_instance(&mut self, id: &str) -> Result<(), Refusal> {
-        let call = self.enter(Grant::Drop)?;
+        let call = self.enter(Grant::Drop, id.len())?;
         Ok(call.manager.remove(parse_id(id)?, &call.caller).await?)
     }
 
     async fn check_instance(&mut self, id: &str) -> Result<types::HealthReport, Refusal> {
-        let call = self.enter(Grant::Health)?;
+        let call = self.enter(Grant::Health, id.len() + INSTANCE_BYTES)?;
         let report = call.manager.health(parse_id(id)?, &call.caller).await?;
         Ok((&report).into())
     }
@@ -546,6 +585,16 @@ impl From<Failure> for types::Failure {
                 .map(|FieldError { field, message }| types::FieldError { field, message })
                 .collect(),
         }
+    }
+}
+
+impl types::Failure {
+    /// How long it is.
+    pub(super) fn bytes(&self) -> usize {
+        let fields = self.fields.iter();
+        // As much for each field as JSON has around it.
+        let in_fields = fields.map(|field| field.field.len() + field.message.len() + 32);
+        self.message.len() + self.advice.len() + in_fields.sum::<usize>()
     }
 }
 
