@@ -67,6 +67,8 @@ pub enum Misdeed {
     Hoard,
     /// Calls itself without end.
     Recurse,
+    /// Answers with a pointer to where no memory is.
+    Stray,
 }
 
 /// A component of `world` that does nothing but `misdeed`.
@@ -101,6 +103,7 @@ pub fn hostile_module(world: &str, misdeed: Misdeed) -> Vec<u8> {
         Misdeed::Spin => "(loop (br 0)) unreachable",
         Misdeed::Hoard => "(loop (drop (memory.grow (i32.const 16))) (br 0)) unreachable",
         Misdeed::Recurse => "(call $recurse) unreachable",
+        Misdeed::Stray => "(return (i32.const -16))",
     };
     let mut text = text.replace("unreachable", body);
     if matches!(misdeed, Misdeed::Recurse) {

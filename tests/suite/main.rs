@@ -11,6 +11,7 @@ mod docker_templates;
 mod engine_choice;
 #[cfg(unix)]
 mod engines;
+mod hostile_guests;
 #[cfg(unix)]
 mod local_engine;
 #[cfg(unix)]
