@@ -1,7 +1,9 @@
 //! Other people's tool bundles: what they may do, and what they get to see.
 
+use dev_postgres_mcp::digest::Digest;
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::guests::module;
 use dev_postgres_mcp_tests::puppet::{act, done, with_puppets};
 use dev_postgres_mcp_tests::session::Session;
 use rstest::rstest;
@@ -425,4 +427,63 @@ async fn a_result_that_does_not_fit_the_tools_own_output_schema_is_the_bundles_d
         "puppet answered nonsense: the result does not fit the tool's output schema at \"/a\": type"
     );
     assert_eq!(error["code"], "internal");
+}
+
+/// An environment whose configuration has the example with these settings.
+fn with_example(engine: TestEngine, settings: &str) -> TestEnvironment {
+    let environment = TestEnvironment::on(engine);
+    let module = module("plugins/examples/seeded_instance");
+    let pin = Digest::of(&module);
+    std::fs::write(environment.home().join("seeded.wasm"), module).expect("a file");
+    let entry = format!(
+        "[[bundle]]\nname = 'seeded'\ncomponent = 'seeded.wasm'\nsha256 = '{pin}'\ngrants = ['create', 'sql']\n{settings}\n"
+    );
+    let file = environment.home().join("config.toml");
+    std::fs::write(&file, entry).expect("a file");
+    environment.with("DEV_POSTGRES_MCP_CONFIG", file)
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_example_in_rust_makes_an_instance_that_has_its_data(#[values(Docker, Local)] engine: TestEngine) {
+    let environment = with_example(engine, "");
+    let mut session = Session::initialized(&environment, &[]).await;
+    let seeded = session.succeed("create_seeded_instance", json!({})).await;
+    assert_eq!((text(&seeded, "table"), &seeded["rows"]), ("customer", &json!(3)));
+    let dsn = text(&seeded, "dsn");
+    assert!(dsn.contains(text(&seeded, "password")), "the host fills both in");
+    let (client, connection) = tokio_postgres::connect(dsn, tokio_postgres::NoTls)
+        .await
+        .expect("it connects");
+    tokio::spawn(connection);
+    let names = client
+        .query("SELECT name FROM customer ORDER BY id", &[])
+        .await
+        .expect("rows");
+    let names: Vec<&str> = names.iter().map(|row| row.get(0)).collect();
+    assert_eq!(names, ["Ada", "Grace", "Edsger"]);
+    end(session, text(&seeded, "id")).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_the_example_finds_wrong_is_dropped() {
+    let environment = with_example(Local, "settings = { rows = 4 }");
+    let mut session = Session::initialized(&environment, &[]).await;
+    let error = session.fail("create_seeded_instance", json!({})).await;
+    assert_eq!(error["code"], "failed");
+    assert_eq!(
+        text(&error, "message"),
+        "the table \"customer\" has 3 rows and should have 4"
+    );
+    assert!(session.end().await.status.success());
+    let left = dev_postgres_mcp_tests::local::leftovers(&environment);
+    assert!(left.is_empty(), "left over: {left:?}");
+
+    let environment = with_example(Local, "settings = { row = 4 }");
+    let doctor = environment.command(["doctor"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(
+        said.contains("seeded refuses its settings: settings do not fit: unknown field `row`"),
+        "{said}"
+    );
 }
