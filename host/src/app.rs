@@ -95,6 +95,7 @@ impl App {
                     defaults: self.config.instance.defaults.clone(),
                     ports: self.config.instance.ports,
                     ready_timeout: self.config.instance.ready_timeout,
+                    pool_size: self.config.pool.size,
                 };
                 let engine = Arc::clone(&self.engine);
                 self.tracker.spawn(async move {
@@ -144,6 +145,9 @@ impl App {
     /// Waits until what runs in the background, clean-up above all, is done; `false` if that takes longer than
     /// `deadline`.
     pub async fn shutdown(&self, deadline: Duration) -> bool {
+        if let Some(manager) = self.manager.get() {
+            manager.close();
+        }
         self.tracker.close();
         tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
     }
@@ -156,6 +160,7 @@ fn engine(config: &Config, environment: &Environment, tracker: &TaskTracker) -> 
             publish_address: config.docker.publish_address,
             pull_timeout: config.docker.pull_timeout,
             ready_timeout: config.instance.ready_timeout,
+            state_dir: config.local.state_dir.clone(),
             ..DockerSettings::default()
         };
         DockerEngine::new(settings, tracker.clone())

@@ -11,12 +11,14 @@ mod health;
 mod id;
 mod list;
 mod logging;
+mod prune;
 mod serve;
 mod setting_flags;
 mod signals;
 mod ui;
 mod version;
 mod view;
+mod warm;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -85,7 +87,7 @@ enum Verb {
     /// Serve coding agents
     #[command(subcommand)]
     Mcp(McpVerb),
-    /// Create, list, show, drop and check PostgreSQL instances
+    /// Create, list, show, drop and check PostgreSQL instances, and look after what they start from
     #[command(subcommand)]
     Postgres(PostgresVerb),
     /// Show the configuration
@@ -108,6 +110,8 @@ enum PostgresVerb {
     Get(get::Get),
     Drop(drop::Drop),
     Health(health::Health),
+    Warm(warm::Warm),
+    Prune(prune::Prune),
 }
 
 #[derive(Debug, Subcommand)]
@@ -231,6 +235,8 @@ impl PostgresVerb {
             Self::Get(get) => get.run(manager, ui).await,
             Self::Drop(drop) => drop.run(manager, ui).await,
             Self::Health(health) => health.run(manager, ui).await,
+            Self::Warm(warm) => warm.run(manager, ui).await,
+            Self::Prune(prune) => prune.run(manager, ui).await,
         }
     }
 }

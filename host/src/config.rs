@@ -51,6 +51,8 @@ pub struct Config {
     pub local: Local,
     /// `[instance]`.
     pub instance: Instances,
+    /// `[pool]`.
+    pub pool: Pool,
     /// `[policy]`.
     pub policy: Component,
     /// `[[bundle]]`: the built-in ones first, then the added ones in the file's order; no two have the same name.
@@ -121,6 +123,16 @@ pub struct Instances {
     pub ports: PortRange,
     /// How long a started instance may take until it answers its first query.
     pub ready_timeout: Duration,
+}
+
+/// The most servers that may wait for each version: each takes a port and some 40 MiB.
+pub const POOL_SIZE_MAX: usize = 16;
+
+/// `[pool]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pool {
+    /// How many servers of each version wait, [`POOL_SIZE_MAX`] at most.
+    pub size: usize,
 }
 
 /// A WebAssembly component and what it is told.

@@ -12,7 +12,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use self::provision::Session;
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 
 /// How much of a server's log is shown: lines, and bytes of all of them together.
@@ -52,6 +54,25 @@ pub trait Engine: fmt::Debug + Send + Sync {
         progress: &ProgressSink,
     ) -> Result<Created, EngineError>;
 
+    /// Starts a server for an instance like `spec`, names and password aside, that waits on `port` to become one: it is in
+    /// no list, it ends with this process, and nobody knows its password. `None` where that can't be had without pulling
+    /// an image, or at all.
+    ///
+    /// # Errors
+    /// As [`Engine::create`].
+    async fn start_ahead(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+    ) -> Result<Option<Waiting>, EngineError>;
+
+    /// Makes a waiting server the instance that `spec` describes.
+    ///
+    /// # Errors
+    /// If it isn't as good as a new one any more, or fails. Whoever called removes it then.
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError>;
+
     /// Lets an instance outlive this process: somebody has been told of it. Until then an engine that can tell that its
     /// creator has died removes it.
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError>;
@@ -73,8 +94,70 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// Waits until the instance's server has ended, however long that takes.
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError>;
 
+    /// Removes what is only there to be fast and is of no use any more: templates whose image or programs have changed or
+    /// gone, or that are older than [`TEMPLATE_AGE_MAX`], and what ended processes have left. `dry_run` only says what.
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError>;
+
     /// What `doctor` shows of this engine.
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis>;
+}
+
+/// How old a template may get: it takes a second or two to make another, and nobody knows whether it is still used.
+pub const TEMPLATE_AGE_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// Something of ours that was of no use any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pruned {
+    /// What it was: "template", "server".
+    pub kind: &'static str,
+    /// What the engine calls it.
+    pub name: String,
+    /// Why it was of no use, as a clause.
+    pub reason: String,
+}
+
+/// A server that runs and waits to become an instance.
+#[derive(Debug)]
+pub struct Waiting {
+    /// What it is, but for the names and the password that it doesn't have yet.
+    instance: Instance,
+    /// What it was started from: another image or template makes another.
+    origin: String,
+    warnings: Vec<String>,
+    session: Session,
+}
+
+impl Waiting {
+    /// The id that it will have as an instance.
+    #[must_use]
+    pub fn id(&self) -> InstanceId {
+        self.instance.id
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.session.lost().is_cancelled()
+    }
+
+    /// Waits until it ends.
+    #[must_use]
+    pub fn lost(&self) -> WaitForCancellationFutureOwned {
+        self.session.lost().clone().cancelled_owned()
+    }
+
+    /// The instance that it becomes.
+    fn becomes(&self, spec: &InstanceSpec) -> Found {
+        Found {
+            instance: Instance {
+                database: spec.database.clone(),
+                username: spec.username.clone(),
+                created_at: now_in_seconds(),
+                ..self.instance.clone()
+            },
+            password: spec.password.clone(),
+        }
+    }
 }
 
 /// How an instance's server ended.
@@ -110,6 +193,14 @@ fn now_in_seconds() -> SystemTime {
 fn short_digest(source: &str) -> String {
     let start = Sha256::digest(source).first_chunk().copied().unwrap_or_default();
     format!("{:016x}", u64::from_be_bytes(start))
+}
+
+/// Why a server that waited is not taken.
+fn outdated() -> EngineError {
+    EngineError::Request {
+        verb: "taking a server that was started ahead",
+        reason: "its image has changed since".into(),
+    }
 }
 
 /// Why a create is given up that nobody waits for any more.

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `main.rs` | the exit code | everything else |
 //! | `cli.rs` | all that the command line takes; the life of a command | bollard, wasmtime, rmcp |
-//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
+//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
 //! | `cli/id.rs` | which instance a beginning of an id means | |
 //! | `cli/view.rs` | how instances look, in tables and in JSON | |
 //! | `cli/ui.rs` | standard streams, spinners, questions | instances |
@@ -29,6 +29,9 @@
 //! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
+//! | `manager/pool.rs` | servers that were started before anybody asked | bollard, rmcp, wasmtime, WIT |
+//! | `owner.rs` | which process something belongs to that must not outlive it | what that is |
+//! | `memory.rs` | whether this machine has memory to spare | who asks |
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
 //! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
 //! | `sql.rs` | running somebody else's SQL within limits | containers, who asks |
@@ -73,6 +76,8 @@ pub mod failure;
 pub mod instance;
 pub mod manager;
 pub mod mcp;
+pub mod memory;
+pub mod owner;
 pub mod plugins;
 pub mod policy;
 pub mod ports;

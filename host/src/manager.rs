@@ -1,16 +1,20 @@
 //! The one way to instances: every create, read and drop passes the policy here.
 
+mod pool;
+
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio_util::task::TaskTracker;
 
-use crate::engine::{Ended, Engine, EngineError};
+use self::pool::{Pool, Ready};
+use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
-    Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Instance, InstanceId,
+    Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
     InstanceSpec, Password, Progress, ProgressSink, Status,
 };
+use crate::memory;
 use crate::policy::{Action, Policy, Rejection};
 use crate::ports::{PortAllocator, PortRange, PortsExhausted};
 use crate::probe::{self, ProbeError};
@@ -35,6 +39,8 @@ pub struct Settings {
     pub ports: PortRange,
     /// How long a started instance may take until it answers its first query.
     pub ready_timeout: Duration,
+    /// How many servers of each image [`InstanceManager::start_ahead`] keeps waiting.
+    pub pool_size: usize,
 }
 
 /// Creates, lists, gets, drops and checks instances.
@@ -46,6 +52,7 @@ pub struct InstanceManager {
     ports: PortAllocator,
     ready_timeout: Duration,
     tracker: TaskTracker,
+    pool: Pool,
 }
 
 /// Why an instance was not created, shown or dropped.
@@ -167,14 +174,76 @@ impl InstanceManager {
     /// Background work, clean-up above all, runs on `tracker`: whoever ends the process waits for it.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>, policy: Arc<dyn Policy>, settings: Settings, tracker: TaskTracker) -> Self {
+        let ports = PortAllocator::new(settings.ports);
+        let pool = Pool::new(
+            Arc::clone(&engine),
+            ports.clone(),
+            settings.defaults.clone(),
+            settings.pool_size,
+            memory::is_short,
+            tracker.clone(),
+        );
         Self {
             engine,
             policy,
             defaults: settings.defaults,
-            ports: PortAllocator::new(settings.ports),
+            ports,
             ready_timeout: settings.ready_timeout,
             tracker,
+            pool,
         }
+    }
+
+    /// Has servers of the default version started in the background, if any are to wait; those of other versions are
+    /// from when one is asked for. Until [`InstanceManager::close`].
+    pub async fn start_ahead(&self) {
+        // What the policy makes of a request that asks for nothing. One that it denies comes too late for the pool.
+        let caller = Caller::CommandLine;
+        if let Ok(spec) = self.plan(&CreateRequest::default(), &caller).await {
+            self.pool.want(&spec.image, &spec.database);
+        }
+        self.pool.open();
+    }
+
+    /// Does all that can be done for instances of a version before one is asked for, and says what they are made from.
+    ///
+    /// # Errors
+    /// If the policy doesn't allow such instances, or they can't be had.
+    pub async fn prepare(
+        &self,
+        version: Option<String>,
+        caller: &Caller,
+        progress: &ProgressSink,
+    ) -> Result<Image, InstanceError> {
+        let request = CreateRequest {
+            version,
+            ..CreateRequest::default()
+        };
+        let spec = self.plan(&request, caller).await?;
+        self.engine.prepare(&spec.image, progress).await?;
+        Ok(spec.image)
+    }
+
+    /// What the policy makes of a request.
+    async fn plan(&self, request: &CreateRequest, caller: &Caller) -> Result<InstanceSpec, InstanceError> {
+        let mut defaults = self.defaults.clone();
+        if request.version.is_none() {
+            defaults.image = self.engine.default_image(&self.defaults.image).await;
+        }
+        Ok(self.policy.plan_create(request, &defaults, caller).await?)
+    }
+
+    /// Removes what is of no use any more; instances are never touched. `dry_run` only says what.
+    ///
+    /// # Errors
+    /// If the engine can't tell, or fails to.
+    pub async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
+        Ok(self.engine.prune(dry_run).await?)
+    }
+
+    /// Removes the servers that wait, in the background. Creates still work.
+    pub fn close(&self) {
+        self.pool.close();
     }
 
     /// Creates an instance and returns once it answers queries.
@@ -183,32 +252,39 @@ impl InstanceManager {
     ///
     /// # Errors
     /// On any error nothing is left of the instance.
+    #[tracing::instrument(level = "debug", skip_all)]
     pub async fn create(
         &self,
         request: &CreateRequest,
         caller: &Caller,
         progress: &ProgressSink,
     ) -> Result<NewInstance, InstanceError> {
-        let mut defaults = self.defaults.clone();
-        if request.version.is_none() {
-            defaults.image = self.engine.default_image(&self.defaults.image).await;
-        }
-        let spec = self.policy.plan_create(request, &defaults, caller).await?;
-        self.engine.prepare(&spec.image, progress).await?;
-        let id = InstanceId::random();
-        let Created { found, mut warnings } = self.start(id, &spec, progress).await?;
-        if spec.image == defaults.image && spec.image != self.defaults.image {
+        let creating = self.pool.creating();
+        let spec = self.plan(request, caller).await?;
+        let ready = self.pool.take(&spec);
+        self.pool.want(&spec.image, &spec.database);
+        let warm = match ready {
+            Some(ready) => self.assign(ready, &spec).await,
+            None => None,
+        };
+        let (created, mut unkept) = match warm {
+            Some(made) => made,
+            None => self.start(&spec, progress).await?,
+        };
+        let Created { found, mut warnings } = created;
+        let id = found.instance.id;
+        if request.version.is_none() && spec.image != self.defaults.image {
             let (given, wanted) = (spec.image.version(), self.defaults.image.version());
             warnings.push(format!(
                 "PostgreSQL {wanted}, the default, is not installed here: this is {given}, the newest that is."
             ));
         }
-        let mut unkept = Unkept::new(self, id);
         progress.tell(Progress::Waiting);
         let connection = match self.until_ready(&found).await {
             Ok(()) => self.connection(found).await.map_err(InstanceError::from),
             Err(error) => Err(error),
         };
+        drop(creating);
         match connection {
             Ok(connection) => {
                 let (engine, port) = (connection.instance.engine.as_str(), connection.instance.port);
@@ -351,20 +427,40 @@ impl InstanceManager {
         })
     }
 
+    /// Makes an instance of a server that waits; `None` if that fails.
+    #[tracing::instrument(level = "debug", name = "take", skip_all)]
+    async fn assign(&self, ready: Ready, spec: &InstanceSpec) -> Option<(Created, Unkept)> {
+        let Ready { waiting, unkept, .. } = ready;
+        match self.engine.assign(waiting, spec).await {
+            Ok(created) => Some((created, unkept)),
+            // Dropped, it is removed.
+            Err(error) => {
+                tracing::info!(error = ?error.to_string(), "a server that was started ahead is of no use");
+                None
+            }
+        }
+    }
+
     /// Creates and starts the instance on the first port that the engine takes.
-    async fn start(
-        &self,
-        id: InstanceId,
-        spec: &InstanceSpec,
-        progress: &ProgressSink,
-    ) -> Result<Created, InstanceError> {
+    #[tracing::instrument(level = "debug", name = "start", skip_all)]
+    async fn start(&self, spec: &InstanceSpec, progress: &ProgressSink) -> Result<(Created, Unkept), InstanceError> {
+        self.engine.prepare(&spec.image, progress).await?;
+        let id = InstanceId::random();
         let mut candidates = self.ports.candidates(&mut rand::rng());
         loop {
-            let lease = candidates.next_lease()?;
+            let lease = match candidates.next_lease() {
+                Ok(lease) => lease,
+                // Before a create fails for want of a port, one that only waits gives its own up.
+                Err(_) if self.pool.give_up_one().await => {
+                    candidates = self.ports.candidates(&mut rand::rng());
+                    continue;
+                }
+                Err(exhausted) => return Err(exhausted.into()),
+            };
             match self.engine.create(id, spec, lease.port(), progress).await {
                 Err(EngineError::PortTaken(port)) => tracing::debug!(%port, "taken, trying another"),
                 Err(EngineError::Ended(ended)) => return Err(InstanceError::Died(redacted(ended, &spec.password))),
-                outcome => return Ok(outcome?),
+                outcome => return Ok((outcome?, Unkept::new(&self.engine, &self.tracker, id))),
             }
         }
     }
@@ -380,6 +476,7 @@ impl InstanceManager {
         }
     }
 
+    #[tracing::instrument(level = "debug", name = "probe", skip_all)]
     async fn until_ready(&self, found: &Found) -> Result<(), InstanceError> {
         tokio::select! {
             biased;
@@ -450,10 +547,10 @@ struct Unkept {
 }
 
 impl Unkept {
-    fn new(manager: &InstanceManager, id: InstanceId) -> Self {
+    fn new(engine: &Arc<dyn Engine>, tracker: &TaskTracker, id: InstanceId) -> Self {
         Self {
-            engine: Arc::clone(&manager.engine),
-            tracker: manager.tracker.clone(),
+            engine: Arc::clone(engine),
+            tracker: tracker.clone(),
             id,
             armed: true,
         }
@@ -491,7 +588,7 @@ async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId) {
     for attempt in 1..=REMOVAL_ATTEMPTS {
         match engine.remove(id).await {
             Ok(_) => {
-                tracing::info!(%id, "removed: its create was not completed");
+                tracing::info!(%id, "removed: nobody has been told of it");
                 return;
             }
             Err(error) if attempt == REMOVAL_ATTEMPTS => {
@@ -574,6 +671,7 @@ mod tests {
                 durable: false,
             },
             ports: ports.parse().expect("a range"),
+            pool_size: 0,
             ready_timeout: Duration::from_mins(1),
         };
         let manager = InstanceManager::new(engine.clone(), Arc::new(rules), settings, tracker.clone());

@@ -96,9 +96,12 @@ impl Server {
         let ended = stop.clone();
         let _stop_when_dropped = stop.clone().drop_guard();
         let (transport, begun) = transport::Stdio::new(input, output, stop.clone(), self.unanswered.clone());
+        let (manager, tracker) = (self.manager.clone(), self.tracker.clone());
         match self.serve_with_ct(transport, stop).await {
             Ok(session) => {
                 begun.set();
+                // Not before: nothing is to come between a client and its first answer.
+                tracker.spawn(async move { manager.start_ahead().await });
                 tokio::select! {
                     end = session.waiting() => end.map(drop).map_err(Into::into),
                     // A client that reads nothing any more would keep rmcp writing for ever.
@@ -304,6 +307,7 @@ mod tests {
                 durable: false,
             },
             ports: "1-1".parse().expect("a range"),
+            pool_size: 0,
             ready_timeout: Duration::from_secs(1),
         };
         let tracker = TaskTracker::new();

@@ -173,6 +173,8 @@ impl TestEnvironment {
         environment
             .with("HOME", home)
             .with("COLUMNS", "100")
+            // What waits in the background would be counted among what a test has left.
+            .with("DEV_POSTGRES_MCP_POOL_SIZE", "0")
             .with("RUST_BACKTRACE", "1")
             .with("DEV_POSTGRES_MCP_LOCAL_STATE_DIR", state_dir)
             .with("DEV_POSTGRES_MCP_LOCAL_BIN_DIR", bin_dirs)

@@ -18,6 +18,8 @@ mod local_engine;
 mod local_kills;
 mod map;
 mod mcp_stdio;
+#[cfg(unix)]
+mod pool;
 mod readme;
 mod real_clients;
 mod sandbox;

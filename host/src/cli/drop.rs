@@ -201,6 +201,7 @@ mod tests {
                 durable: false,
             },
             ports: "15432-25432".parse().expect("a range"),
+            pool_size: 0,
             ready_timeout: Duration::from_secs(1),
         };
         let manager = InstanceManager::new(

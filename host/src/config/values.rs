@@ -13,7 +13,7 @@ use super::shown::shown;
 use super::sources::{Given, GivenBundle, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
-    Log, LogFormat, cache_dir, default_state_dir,
+    Log, LogFormat, POOL_SIZE_MAX, Pool, cache_dir, default_state_dir,
 };
 use crate::environment::Environment;
 use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
@@ -60,11 +60,12 @@ impl Sources {
             _ => Err(InvalidValue("must be auto, docker or local".into())),
         });
         let local = self.local(environment);
+        let pool = self.pool();
         let policy = self.policy();
         let values = shown(&self.values, &self.bundles);
         let bundles = self.bundles();
-        match (engine, log, docker, local, instance, policy) {
-            (Some(engine), Some(log), Some(docker), Some(local), Some(instance), Some(policy))
+        match (engine, log, docker, local, instance, pool, policy) {
+            (Some(engine), Some(log), Some(docker), Some(local), Some(instance), Some(pool), Some(policy))
                 if self.problems.is_empty() =>
             {
                 Ok(Config {
@@ -73,6 +74,7 @@ impl Sources {
                     docker,
                     local,
                     instance,
+                    pool,
                     policy,
                     bundles,
                     cache_dir: cache_dir(environment),
@@ -185,6 +187,14 @@ impl Sources {
             ports: ports?,
             ready_timeout: ready_timeout?,
         })
+    }
+
+    fn pool(&mut self) -> Option<Pool> {
+        let size = self.parse("pool.size", |text| match text.parse() {
+            Ok(size) if size <= POOL_SIZE_MAX => Ok(size),
+            _ => Err(InvalidValue(format!("must be a number from 0 to {POOL_SIZE_MAX}"))),
+        });
+        Some(Pool { size: size? })
     }
 
     fn policy(&self) -> Option<Component> {

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::docker::DockerEngine;
 use super::local::LocalEngine;
-use super::{Diagnosis, Ended, Engine, EngineError, Verdict};
-use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Verdict, Waiting};
+use crate::instance::{Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
 
 /// Both engines behind one.
 #[derive(Debug)]
@@ -63,6 +63,14 @@ impl AutoEngine {
         }
     }
 
+    /// Waits until Docker has turned out not to answer; for ever if it does.
+    async fn silent(&self) -> NoDocker {
+        match self.docker.answers().await {
+            Ok(()) => std::future::pending().await,
+            Err(no_docker) => no_docker,
+        }
+    }
+
     /// Makes do with the local engine alone.
     ///
     /// # Errors
@@ -111,6 +119,22 @@ impl Engine for AutoEngine {
         self.chosen().await?.create(id, spec, port, progress).await
     }
 
+    async fn start_ahead(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+    ) -> Result<Option<Waiting>, EngineError> {
+        self.chosen().await?.start_ahead(id, spec, port).await
+    }
+
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+        match waiting.instance.engine {
+            EngineKind::Docker => self.docker.assign(waiting, spec).await,
+            EngineKind::Local => self.local.assign(waiting, spec).await,
+        }
+    }
+
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
         if self.is_local(id).await {
             return self.local.keep(id).await;
@@ -121,8 +145,15 @@ impl Engine for AutoEngine {
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
         let (docker, local) = tokio::join!(
             async {
-                self.docker.answers().await?;
-                Ok::<_, EngineError>(self.docker.list().await)
+                // Both at once: a Docker that is there answers either within a millisecond.
+                tokio::select! {
+                    biased;
+                    listed = self.docker.list() => match listed {
+                        Err(gone @ EngineError::Unreachable { .. }) => Err(gone),
+                        listed => Ok(listed),
+                    },
+                    silent = self.silent() => Err(silent),
+                }
             },
             self.local.list()
         );
@@ -167,6 +198,14 @@ impl Engine for AutoEngine {
             return self.docker.ended(id).await;
         }
         self.local.ended(id).await
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        let local = self.local.prune(dry_run).await?;
+        match self.docker.answers().await {
+            Ok(()) => Ok([self.docker.prune(dry_run).await?, local].concat()),
+            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| local),
+        }
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

@@ -8,11 +8,17 @@
 //! | `dev-postgres-mcp.username` | the superuser | |
 //! | `dev-postgres-mcp.port` | the published port | |
 //! | `dev-postgres-mcp.created-at` | RFC 3339, UTC, to the second | |
+//! | `dev-postgres-mcp.owner` | the process that started it ahead, see [`crate::owner`] | no database, username and created-at then |
 //! | `dev-postgres-mcp.network` | of a network: its name | makes it ours |
 //! | `dev-postgres-mcp.template` | of an image: which template it is | makes it ours |
+//! | `dev-postgres-mcp.template-of` | of such an image: the image that it was made from | |
 //!
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
+//!
+//! A container that was started ahead is called `mcp-postgres-pool-<id>` while it waits, and `mcp-postgres-<id>` from when
+//! it is an instance; names and password are in a file in it then.
 
+mod assign;
 mod bootstrap;
 mod client;
 mod container;
@@ -22,23 +28,29 @@ mod ended;
 mod endpoint;
 mod image;
 mod network;
+mod prune;
+mod record;
 mod remove;
 mod template;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::models::ContainerInspectResponse;
+use bollard::models::{ContainerInspectResponse, ContainerSummary};
 use bollard::query_parameters::InspectContainerOptions;
+use futures_util::StreamExt;
 use tokio_util::task::TaskTracker;
 
-use self::client::Client;
-use super::{Diagnosis, Ended, Engine, EngineError};
+use self::client::{Client, Trace};
+use self::record::Record;
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use crate::owner::Owners;
 
 /// The labels' keys.
 mod label {
@@ -49,11 +61,18 @@ mod label {
     pub(super) const PORT: &str = "dev-postgres-mcp.port";
     pub(super) const CREATED_AT: &str = "dev-postgres-mcp.created-at";
     pub(super) const TEMPLATE: &str = "dev-postgres-mcp.template";
+    pub(super) const OWNER: &str = "dev-postgres-mcp.owner";
+    pub(super) const TEMPLATE_OF: &str = "dev-postgres-mcp.template-of";
     pub(super) const NETWORK: &str = "dev-postgres-mcp.network";
 }
 
 /// How long Docker may take to say that it is there: a daemon that is alive takes a millisecond.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// For how long an answer shows that Docker is there: one create asks three times.
+const ANSWER_HOLDS: Duration = Duration::from_secs(1);
+
+/// How many containers are read at once.
+const READS_AT_ONCE: usize = 8;
 
 /// What the Docker engine goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,6 +90,8 @@ pub struct DockerSettings {
     pub pull_timeout: Duration,
     /// How long a started server may take until it answers.
     pub ready_timeout: Duration,
+    /// Where this machine's processes can tell which of them lives; without it none starts servers ahead.
+    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for DockerSettings {
@@ -82,6 +103,7 @@ impl Default for DockerSettings {
             request_timeout: Duration::from_secs(30),
             pull_timeout: Duration::from_mins(10),
             ready_timeout: Duration::from_mins(1),
+            state_dir: None,
         }
     }
 }
@@ -92,6 +114,9 @@ pub struct DockerEngine {
     settings: DockerSettings,
     client: Client,
     tracker: TaskTracker,
+    owners: Owners,
+    /// What is known of instances that were started ahead: it never changes, and Docker takes 60 ms to tell.
+    records: Arc<Mutex<HashMap<InstanceId, Record>>>,
     /// Templates that could not be made: their images' own way is taken.
     hopeless: Arc<Mutex<HashSet<String>>>,
 }
@@ -111,8 +136,10 @@ impl DockerEngine {
     pub fn new(settings: DockerSettings, tracker: TaskTracker) -> Self {
         Self {
             client: Client::new(settings.host.clone(), settings.request_timeout),
+            owners: Owners::new(settings.state_dir.as_deref()),
             settings,
             tracker,
+            records: Arc::default(),
             hopeless: Arc::default(),
         }
     }
@@ -120,6 +147,9 @@ impl DockerEngine {
     /// # Errors
     /// If Docker can't be reached, or doesn't answer within [`ANSWER_TIMEOUT`].
     pub(super) async fn answers(&self) -> Result<(), EngineError> {
+        if self.client.answered_within(ANSWER_HOLDS) {
+            return Ok(());
+        }
         let ping = self.client.call(
             "asking whether Docker is there",
             |docker| async move { docker.ping().await },
@@ -144,9 +174,69 @@ impl DockerEngine {
     async fn find(&self, id: InstanceId) -> Result<Option<String>, EngineError> {
         let name = format!("/{}", container::name(id));
         let mut containers = container::list(&self.client, Some(id)).await?;
+        containers.retain(|container| !container::is_waiting(container));
         // Labels can be copied (`docker commit` does); the name can't.
         containers.sort_by_key(|container| !container.names.iter().flatten().any(|known| *known == name));
         Ok(containers.into_iter().find_map(|container| container.id))
+    }
+
+    fn records(&self) -> MutexGuard<'_, HashMap<InstanceId, Record>> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What stands in for a container's labels, if it was started ahead.
+    async fn record(
+        &self,
+        container_id: &str,
+        labels: &HashMap<String, String>,
+    ) -> Result<Option<Record>, EngineError> {
+        let id = labels.get(label::ID).and_then(|id| id.parse().ok());
+        let Some(id) = id.filter(|_| labels.contains_key(label::OWNER)) else {
+            return Ok(None);
+        };
+        let known = self.records().get(&id).cloned();
+        if known.is_some() {
+            return Ok(known);
+        }
+        let record = record::read(&self.client, container_id).await?;
+        self.records().insert(id, record.clone());
+        Ok(Some(record))
+    }
+
+    /// One instance of a list; `None` if its container makes no sense, or waits.
+    async fn listed(&self, container: ContainerSummary, host: &str) -> Option<Instance> {
+        if container::is_waiting(&container) {
+            return None;
+        }
+        let container_id = container.id.unwrap_or_default();
+        let labels = container.labels.unwrap_or_default();
+        let status = container::summary_status(container.state);
+        let instance = match self.record(&container_id, &labels).await {
+            Ok(record) => container::instance(&container_id, &labels, record.as_ref(), status, host),
+            Err(error) => Err(error.to_string()),
+        };
+        instance
+            .inspect_err(|reason| tracing::warn!(container_id, reason, "a container with our label makes no sense"))
+            .ok()
+    }
+
+    /// The containers, by id and name, that wait to become instances for processes that have ended.
+    async fn orphans(&self, containers: Vec<ContainerSummary>) -> Vec<(String, String)> {
+        let waiting = containers.into_iter().filter(container::is_waiting);
+        let owned: Vec<_> = waiting
+            .filter_map(|container| {
+                let owner = container.labels?.remove(label::OWNER)?;
+                let name = container.names?.into_iter().next()?;
+                Some((container.id?, name.trim_start_matches('/').to_owned(), owner))
+            })
+            .collect();
+        let owners = self.owners.clone();
+        let judged = tokio::task::spawn_blocking(move || {
+            owners.tidy();
+            let ended = owned.into_iter().filter(|(.., owner)| owners.has_ended(owner));
+            ended.map(|(id, name, _)| (id, name)).collect()
+        });
+        judged.await.unwrap_or_default()
     }
 
     /// What Docker knows of a container; `None` if it has gone.
@@ -169,8 +259,17 @@ impl DockerEngine {
 
 #[async_trait]
 impl Engine for DockerEngine {
-    // Which containers nobody has been told of can't be seen from them.
+    // Which instances nobody has been told of can't be seen from their containers.
     async fn recover(&self) -> Result<(), EngineError> {
+        let containers = container::list(&self.client, None).await?;
+        let orphans = self.orphans(containers).await;
+        for (container_id, name) in &orphans {
+            remove::remove_container(&self.client, container_id).await?;
+            tracing::info!(name, "removed what a process that has ended had started ahead");
+        }
+        if !orphans.is_empty() {
+            network::tidy(self, Trace::Made).await;
+        }
         Ok(())
     }
 
@@ -197,22 +296,39 @@ impl Engine for DockerEngine {
         })
     }
 
+    async fn start_ahead(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+    ) -> Result<Option<Waiting>, EngineError> {
+        let owners = self.owners.clone();
+        let owner = tokio::task::spawn_blocking(move || owners.me().map_err(|error| error.to_string())).await;
+        let owner = owner.map_err(|error| error.to_string()).flatten();
+        let owner = owner.map_err(|reason| EngineError::Request {
+            verb: "starting a server ahead",
+            reason,
+        })?;
+        create::start_ahead(self, id, spec, port, owner).await
+    }
+
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+        assign::assign(self, waiting, spec).await
+    }
+
     async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
         Ok(())
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
         let host = self.instance_host()?;
-        let mut instances: Vec<Instance> = Vec::new();
-        for container in container::list(&self.client, None).await? {
-            let container_id = container.id.unwrap_or_default();
-            let labels = container.labels.unwrap_or_default();
-            let status = container::summary_status(container.state);
-            match container::instance(&container_id, &labels, status, &host) {
-                Ok(instance) => instances.push(instance),
-                Err(reason) => tracing::warn!(container_id, reason, "a container with our label makes no sense"),
-            }
-        }
+        let containers = container::list(&self.client, None).await?;
+        let mut instances: Vec<Instance> = futures_util::stream::iter(containers)
+            .map(|container| self.listed(container, &host))
+            .buffer_unordered(READS_AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
         instances.sort_by_key(|instance| (instance.created_at, instance.id));
         Ok(instances)
     }
@@ -227,12 +343,15 @@ impl Engine for DockerEngine {
         };
         let config = inspected.config.unwrap_or_default();
         let status = container::status(inspected.state.and_then(|state| state.status));
-        let found = container::instance(&container_id, &config.labels.unwrap_or_default(), status, &host).and_then(
-            |instance| {
-                let password = container::password(&config.env.unwrap_or_default())?;
-                Ok(Found { instance, password })
-            },
-        );
+        let labels = config.labels.unwrap_or_default();
+        let record = self.record(&container_id, &labels).await?;
+        let found = container::instance(&container_id, &labels, record.as_ref(), status, &host).and_then(|instance| {
+            let password = match record {
+                Some(record) => record.password,
+                None => container::password(&config.env.unwrap_or_default())?,
+            };
+            Ok(Found { instance, password })
+        });
         found.map(Some).map_err(|reason| EngineError::Request {
             verb: "reading the instance back",
             reason: format!("somebody changed its container: {reason}"),
@@ -240,11 +359,19 @@ impl Engine for DockerEngine {
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
+        self.records().remove(&id);
         remove::remove(self, id).await
     }
 
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
-        ended::ended(self, id).await
+        match self.find(id).await? {
+            Some(container_id) => ended::ended(self, &container_id).await,
+            None => Ok(ended::removed()),
+        }
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        prune::prune(self, dry_run).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

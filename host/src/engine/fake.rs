@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use super::{Diagnosis, Ended, Engine, EngineError};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status,
 };
@@ -116,6 +116,19 @@ impl Engine for FakeEngine {
         })
     }
 
+    async fn start_ahead(
+        &self,
+        _id: InstanceId,
+        _spec: &InstanceSpec,
+        _port: Port,
+    ) -> Result<Option<Waiting>, EngineError> {
+        Ok(None)
+    }
+
+    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec) -> Result<Created, EngineError> {
+        unreachable!("nothing waits")
+    }
+
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
         self.record("keep");
         match self.get(id).await? {
@@ -152,6 +165,10 @@ impl Engine for FakeEngine {
             Server::Silent => std::future::pending().await,
             Server::Dies(ended) => Ok(ended.clone()),
         }
+    }
+
+    async fn prune(&self, _dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        Ok(Vec::new())
     }
 
     async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {

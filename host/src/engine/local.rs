@@ -11,7 +11,7 @@
 //! | `log` | what the server writes to standard error |
 //! | `cgroups` | the control groups that limit it, one path a line |
 //!
-//! Without `instance.json` or `kept`, and with nobody holding `lock`, a folder is the rest of a create or removal whose
+//! One that waits to become an instance has no `instance.json` yet. Without `instance.json` or `kept`, and with nobody holding `lock`, a folder is the rest of a create or removal whose
 //! process was killed: whoever comes across it removes it.
 
 mod create;
@@ -41,7 +41,7 @@ use self::programs::ProgramFinder;
 pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
 use self::state_dir::StateDir;
-use super::{Diagnosis, Ended, Engine, EngineError};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
@@ -118,8 +118,12 @@ impl LocalEngine {
         diagnose::installed(self).await
     }
 
-    /// Whether there is an instance of this engine with this id, kept or not.
+    /// Whether there is an instance of this engine with this id, kept or not, or a server of this process that waits to
+    /// become it.
     pub(super) async fn has(&self, id: InstanceId) -> Result<bool, EngineError> {
+        if self.mine().unkept.contains_key(&id) {
+            return Ok(true);
+        }
         self.with_state(move |state| state.is_some_and(|state| state.instance(id).is_there()))
             .await
     }
@@ -219,6 +223,34 @@ impl Engine for LocalEngine {
         create::create(self, id, spec, port, progress).await
     }
 
+    async fn start_ahead(
+        &self,
+        id: InstanceId,
+        spec: &InstanceSpec,
+        port: Port,
+    ) -> Result<Option<Waiting>, EngineError> {
+        create::start_ahead(self, id, spec, port).await
+    }
+
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+        let (id, found) = (waiting.id(), waiting.becomes(spec));
+        let deadline = self.0.settings.ready_timeout;
+        waiting.session.assign(spec, None, deadline).await?;
+        let written = found.clone();
+        let noted = async {
+            self.with_state(move |state| match state {
+                Some(state) => state.instance(id).write(&written),
+                None => Err(instance_dir::gone()),
+            })
+            .await?
+        };
+        tokio::try_join!(noted, waiting.session.leave(spec, deadline))?;
+        Ok(Created {
+            found,
+            warnings: waiting.warnings,
+        })
+    }
+
     async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
         self.with_state(move |state| match state {
             Some(state) => state.instance(id).keep(),
@@ -287,6 +319,15 @@ impl Engine for LocalEngine {
             how,
             last_lines: last_lines.unwrap_or_default(),
         })
+    }
+
+    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+        // Without programs every template is old.
+        let programs = self.0.programs.all().await.unwrap_or_default();
+        if !dry_run {
+            self.sweep().await?;
+        }
+        template::prune(self, programs, dry_run).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

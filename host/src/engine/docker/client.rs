@@ -36,6 +36,8 @@ struct Shared {
     deadline: Duration,
     // A std mutex: held for a few instructions, never across a wait.
     connected: Mutex<Option<Connected>>,
+    /// When the daemon last answered anything.
+    answered: Mutex<Option<Instant>>,
 }
 
 /// A found endpoint. bollard opens a connection per request, so nothing here grows stale.
@@ -95,7 +97,14 @@ impl Client {
             configured,
             deadline,
             connected: Mutex::new(None),
+            answered: Mutex::new(None),
         }))
+    }
+
+    /// Whether the daemon has answered anything in this last time.
+    pub(super) fn answered_within(&self, time: Duration) -> bool {
+        let answered = self.0.answered.lock().unwrap_or_else(PoisonError::into_inner);
+        answered.is_some_and(|answered| answered.elapsed() < time)
     }
 
     /// How long the daemon may take for a request.
@@ -131,7 +140,10 @@ impl Client {
         let connected = self.connected().map_err(CallError::NotSent)?;
         let span = tracing::debug_span!("docker", verb);
         match tokio::time::timeout(self.0.deadline, request(connected.docker).instrument(span)).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                *self.0.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                Ok(answer)
+            }
             Ok(Err(error)) => Err(self.explain(verb, &connected.endpoint, error)),
             Err(_) => Err(CallError::Unknown(EngineError::TimedOut {
                 verb,
@@ -165,6 +177,7 @@ impl Client {
         };
         if not_connected {
             *self.slot() = None;
+            *self.0.answered.lock().unwrap_or_else(PoisonError::into_inner) = None;
             let error = match root_io_error(&error) {
                 Some(cause) => endpoint::connecting_failed(endpoint, cause, std::env::consts::OS),
                 None => endpoint::connecting_failed(endpoint, &io::Error::other(root(&error)), std::env::consts::OS),

@@ -12,6 +12,7 @@ use bollard::models::{
 use bollard::query_parameters::ListContainersOptionsBuilder;
 
 use super::client::{CallError, Client};
+use super::record::Record;
 use super::{bootstrap, label};
 use crate::engine::NOT_DURABLE;
 use crate::engine::provision::SUPERUSER;
@@ -42,9 +43,32 @@ const PASSWORD_VARIABLE: &str = "DEV_POSTGRES_MCP_PASSWORD";
 /// The last major version whose `initdb` cuts a password file's line at 99 bytes, which a SCRAM verifier exceeds.
 const LAST_SHORT_PASSWORD_MAJOR: u32 = 13;
 
+/// What the names of containers begin with that wait to become instances; no id begins so.
+const WAITING: &str = "mcp-postgres-pool-";
+
 /// The container's name.
 pub(super) fn name(id: InstanceId) -> String {
     format!("mcp-postgres-{id}")
+}
+
+/// The name of a container that waits to become an instance. Docker renames one at once or not at all, so the name tells
+/// which it is.
+pub(super) fn waiting_name(id: InstanceId) -> String {
+    format!("{WAITING}{id}")
+}
+
+/// Whether the container still waits to become an instance.
+pub(super) fn is_waiting(container: &ContainerSummary) -> bool {
+    let mut names = container.names.iter().flatten();
+    names.any(|name| name.trim_start_matches('/').starts_with(WAITING))
+}
+
+/// Whose a container is, and what it is called.
+pub(super) enum Marks<'a> {
+    /// It is an instance from the start.
+    Instance { created_at: SystemTime },
+    /// It waits to become one, and is this process's until then.
+    Waiting { owner: &'a str },
 }
 
 /// What an image says of itself that matters here.
@@ -109,7 +133,10 @@ pub(super) fn template_body(image: &Image, facts: &ImageFacts, key: &str, passwo
     ContainerCreateBody {
         image: Some(image.to_string()),
         cmd: Some(facts.command.iter().cloned().chain(arguments(&NOT_DURABLE)).collect()),
-        labels: Some(HashMap::from([(label::TEMPLATE.to_owned(), key.to_owned())])),
+        labels: Some(HashMap::from([
+            (label::TEMPLATE.to_owned(), key.to_owned()),
+            (label::TEMPLATE_OF.to_owned(), image.to_string()),
+        ])),
         env: Some(vec![
             format!("POSTGRES_USER={SUPERUSER}"),
             format!("POSTGRES_PASSWORD={password}"),
@@ -137,7 +164,7 @@ pub(super) fn body(
     template: Option<&str>,
     network: &str,
     published: (IpAddr, Port),
-    created_at: SystemTime,
+    marks: &Marks<'_>,
 ) -> ContainerCreateBody {
     let (address, port) = published;
     let memory = i64::from(spec.limits.memory_mib()) << 20;
@@ -181,15 +208,19 @@ pub(super) fn body(
         // One empty string is Docker's word for none.
         entrypoint: template.map(|_| vec![String::new()]),
         cmd: command(spec, image),
-        labels: Some(labels(id, spec, port, created_at)),
-        env: Some(vec![
-            format!("POSTGRES_USER={}", bootstrap::user(&spec.username)),
-            format!("{}={}", bootstrap::USERNAME_VARIABLE, spec.username.as_str()),
-            format!("POSTGRES_DB={}", spec.database.as_str()),
-            format!("POSTGRES_PASSWORD={}", verifier(spec, image)),
-            format!("PGDATA={DATA_DIRECTORY}"),
-            format!("{PASSWORD_VARIABLE}={}", spec.password.expose()),
-        ]),
+        labels: Some(labels(id, spec, port, marks)),
+        env: Some(match marks {
+            Marks::Instance { .. } => vec![
+                format!("POSTGRES_USER={}", bootstrap::user(&spec.username)),
+                format!("{}={}", bootstrap::USERNAME_VARIABLE, spec.username.as_str()),
+                format!("POSTGRES_DB={}", spec.database.as_str()),
+                format!("POSTGRES_PASSWORD={}", verifier(spec, image)),
+                format!("PGDATA={DATA_DIRECTORY}"),
+                format!("{PASSWORD_VARIABLE}={}", spec.password.expose()),
+            ],
+            // The template's own password is of no use any more, and isn't to look like the instance's.
+            Marks::Waiting { .. } => vec!["POSTGRES_PASSWORD=".to_owned(), format!("PGDATA={DATA_DIRECTORY}")],
+        }),
         exposed_ports: Some(vec![CONTAINER_PORT.into()]),
         host_config: Some(host_config),
         ..ContainerCreateBody::default()
@@ -246,32 +277,50 @@ fn major(spec: &InstanceSpec, image: &ImageFacts) -> Option<u32> {
     image.major.or_else(|| tag[..digits].parse().ok())
 }
 
-fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, created_at: SystemTime) -> HashMap<String, String> {
-    [
+fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, marks: &Marks<'_>) -> HashMap<String, String> {
+    let mut labels = vec![
         (label::ID, id.to_string()),
         (label::VERSION, spec.image.version().to_owned()),
-        (label::DATABASE, spec.database.as_str().to_owned()),
-        (label::USERNAME, spec.username.as_str().to_owned()),
         (label::PORT, port.to_string()),
-        (
-            label::CREATED_AT,
-            humantime::format_rfc3339_seconds(created_at).to_string(),
-        ),
-    ]
-    .map(|(key, value)| (key.to_owned(), value))
-    .into()
+    ];
+    match marks {
+        Marks::Instance { created_at } => labels.extend([
+            (label::DATABASE, spec.database.as_str().to_owned()),
+            (label::USERNAME, spec.username.as_str().to_owned()),
+            (
+                label::CREATED_AT,
+                humantime::format_rfc3339_seconds(*created_at).to_string(),
+            ),
+        ]),
+        Marks::Waiting { owner } => labels.push((label::OWNER, (*owner).to_owned())),
+    }
+    labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-/// Reads an instance back from its container. Labels are anybody's to write: whatever doesn't fit is an error.
+/// Reads an instance back from its container. Labels are anybody's to write: whatever doesn't fit is an error. `record`
+/// stands in for the labels that one doesn't have that was started ahead.
 pub(super) fn instance(
     container_id: &str,
     labels: &HashMap<String, String>,
+    record: Option<&Record>,
     status: Status,
     host: &str,
 ) -> Result<Instance, String> {
     let text = |key: &str| labels.get(key).ok_or_else(|| format!("it has no label {key}"));
     let wrong = |key: &str, error: &dyn std::fmt::Display| format!("its label {key} {error}");
-    let created_at = text(label::CREATED_AT)?;
+    let (database, username, created_at) = match record {
+        Some(record) => (record.database.clone(), record.username.clone(), record.created_at),
+        None => (
+            text(label::DATABASE)?
+                .parse()
+                .map_err(|error| wrong(label::DATABASE, &error))?,
+            text(label::USERNAME)?
+                .parse()
+                .map_err(|error| wrong(label::USERNAME, &error))?,
+            humantime::parse_rfc3339(text(label::CREATED_AT)?)
+                .map_err(|error| wrong(label::CREATED_AT, &format_args!("is no time: {error}")))?,
+        ),
+    };
     Ok(Instance {
         id: text(label::ID)?.parse().map_err(|error| wrong(label::ID, &error))?,
         engine: EngineKind::Docker,
@@ -279,15 +328,10 @@ pub(super) fn instance(
         host: host.to_owned(),
         port: text(label::PORT)?.parse().map_err(|error| wrong(label::PORT, &error))?,
         version: text(label::VERSION)?.clone(),
-        database: text(label::DATABASE)?
-            .parse()
-            .map_err(|error| wrong(label::DATABASE, &error))?,
-        username: text(label::USERNAME)?
-            .parse()
-            .map_err(|error| wrong(label::USERNAME, &error))?,
+        database,
+        username,
         status,
-        created_at: humantime::parse_rfc3339(created_at)
-            .map_err(|error| wrong(label::CREATED_AT, &format_args!("is no time: {error}")))?,
+        created_at,
     })
 }
 
@@ -382,7 +426,7 @@ mod tests {
             None,
             "net",
             published,
-            created_at,
+            &Marks::Instance { created_at },
         )
     }
 
@@ -397,7 +441,7 @@ mod tests {
     fn what_is_described_is_read_back_whole() {
         let body = described("17", &facts(&[], &["PG_MAJOR=17"]));
         let labels = body.labels.clone().expect("labels");
-        let read = instance("c", &labels, Status::Running, "127.0.0.1").expect("an instance");
+        let read = instance("c", &labels, None, Status::Running, "127.0.0.1").expect("an instance");
         assert_eq!(read.id.to_string(), labels[label::ID]);
         assert_eq!(read.database.as_str(), "my-db \"x\"");
         assert_eq!(read.username.as_str(), "us er");
@@ -463,10 +507,10 @@ mod tests {
         ] {
             let mut labels = sound.clone();
             labels.insert(key.into(), value.into());
-            let wrong = instance("c", &labels, Status::Running, "h").expect_err(key);
+            let wrong = instance("c", &labels, None, Status::Running, "h").expect_err(key);
             assert!(wrong.starts_with(&format!("its label {key} ")), "{wrong}");
             labels.remove(key);
-            let missing = instance("c", &labels, Status::Running, "h").expect_err(key);
+            let missing = instance("c", &labels, None, Status::Running, "h").expect_err(key);
             assert_eq!(missing, format!("it has no label {key}"));
         }
     }

@@ -7,13 +7,14 @@ use bollard::query_parameters::{
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
-use crate::engine::provision::{Copied, provision};
-use crate::engine::{EngineError, now_in_seconds, unanswered, unwanted};
+use crate::engine::provision::{Copied, Session};
+use crate::engine::{EngineError, Waiting, now_in_seconds, unanswered, unwanted};
 use crate::instance::{EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
 /// How often the network may be removed by another process between our look at it and the container's start.
@@ -41,39 +42,86 @@ pub(super) async fn create(
     port: Port,
     progress: &ProgressSink,
 ) -> Result<Found, EngineError> {
+    let (instance, session) = started(engine, id, spec, port, None, progress).await?.take();
+    debug_assert!(session.is_none(), "an instance has been set up");
+    Ok(Found {
+        instance,
+        password: spec.password.clone(),
+    })
+}
+
+/// Starts a server that waits to become an instance; `None` if its image has no template. As [`create`] otherwise.
+pub(super) async fn start_ahead(
+    engine: &DockerEngine,
+    id: InstanceId,
+    spec: &InstanceSpec,
+    port: Port,
+    owner: String,
+) -> Result<Option<Waiting>, EngineError> {
+    let facts = match image::facts(&engine.client, &spec.image).await {
+        Ok(facts) => facts,
+        Err(EngineError::NoSuchImage { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let origin = facts.id.clone();
+    let progress = ProgressSink::none();
+    template::prepare(engine, &spec.image, facts, &progress).await?;
+    let made = started(engine, id, spec, port, Some(owner), &progress).await;
+    let (instance, session) = match made {
+        Ok(made) => made.take(),
+        Err(EngineError::NoSuchImage { .. }) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(session.map(|session| Waiting {
+        instance,
+        origin,
+        warnings: Vec::new(),
+        session,
+    }))
+}
+
+async fn started(
+    engine: &DockerEngine,
+    id: InstanceId,
+    spec: &InstanceSpec,
+    port: Port,
+    owner: Option<String>,
+    progress: &ProgressSink,
+) -> Result<Made, EngineError> {
     let (reply, answer) = oneshot::channel();
     let job = Job {
         engine: engine.clone(),
         id,
         spec: spec.clone(),
         port,
+        owner,
         progress: progress.clone(),
         reply,
     };
-    engine.tracker.spawn(job.run());
-    match answer.await {
-        Ok(made) => made.map(Made::take),
-        Err(_) => Err(unanswered()),
-    }
+    engine.tracker.spawn(job.run().in_current_span());
+    answer.await.unwrap_or_else(|_| Err(unanswered()))
 }
 
 /// An instance on its way to whoever asked for it.
 struct Made {
-    found: Found,
+    instance: Instance,
+    /// There if it is to wait.
+    session: Option<Session>,
     guard: Guard,
 }
 
 impl Made {
-    fn take(mut self) -> Found {
+    fn take(mut self) -> (Instance, Option<Session>) {
         self.guard.armed = false;
-        self.found
+        (self.instance, self.session)
     }
 }
 
 /// Undoes the create when dropped.
 struct Guard {
     engine: DockerEngine,
-    id: InstanceId,
+    /// The container's name.
+    name: String,
     runtime: Handle,
     armed: bool,
 }
@@ -81,7 +129,7 @@ struct Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if self.armed {
-            let undo = remove::undo(self.engine.clone(), self.id, Trace::Made);
+            let undo = remove::undo(self.engine.clone(), self.name.clone(), Trace::Made);
             self.engine.tracker.spawn_on(undo, &self.runtime);
         }
     }
@@ -93,6 +141,8 @@ struct Job {
     id: InstanceId,
     spec: InstanceSpec,
     port: Port,
+    /// Whose the server is while it waits; `None` if it is an instance from the start.
+    owner: Option<String>,
     progress: ProgressSink,
     reply: oneshot::Sender<Result<Made, EngineError>>,
 }
@@ -115,14 +165,18 @@ impl Job {
         // Armed before anything is made: should what follows panic, that is undone, too.
         let mut guard = Guard {
             engine: self.engine.clone(),
-            id: self.id,
+            name: self.name(),
             runtime: Handle::current(),
             armed: true,
         };
         match self.make().await {
-            Ok(found) => {
+            Ok((instance, session)) => {
                 // If nobody takes it, the guard is dropped here or with the other end of the channel.
-                let _ = self.reply.send(Ok(Made { found, guard }));
+                let _ = self.reply.send(Ok(Made {
+                    instance,
+                    session,
+                    guard,
+                }));
             }
             Err(error) => {
                 guard.armed = false;
@@ -133,7 +187,15 @@ impl Job {
         }
     }
 
-    async fn make(&self) -> Result<Found, EngineError> {
+    /// The container's name.
+    fn name(&self) -> String {
+        match self.owner {
+            Some(_) => container::waiting_name(self.id),
+            None => container::name(self.id),
+        }
+    }
+
+    async fn make(&self) -> Result<(Instance, Option<Session>), EngineError> {
         let client = &self.engine.client;
         let address = publish_address(&self.engine).await?;
         // Before anything is made: finding Docker anew may fail.
@@ -143,16 +205,22 @@ impl Job {
         let (facts, mut network) = (facts?, network?);
         let template = template::find(&self.engine, &facts).await?;
         let template = template.as_ref();
+        if self.owner.is_some() && template.is_none() {
+            return Err(EngineError::NoSuchImage {
+                image: self.spec.image.to_string(),
+                reason: "it has no template".into(),
+            });
+        }
         for _ in 1..NETWORK_ATTEMPTS {
             match self.attempt(&facts, template, &network, address, &host).await {
                 Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
                 Err(Setback::Failed(error)) => return Err(error),
-                Ok(found) => return Ok(found),
+                Ok(made) => return Ok(made),
             }
         }
         match self.attempt(&facts, template, &network, address, &host).await {
             Err(Setback::NetworkGone(error) | Setback::Failed(error)) => Err(error),
-            Ok(found) => Ok(found),
+            Ok(made) => Ok(made),
         }
     }
 
@@ -163,13 +231,17 @@ impl Job {
         network: &str,
         address: IpAddr,
         host: &str,
-    ) -> Result<Found, Setback> {
+    ) -> Result<(Instance, Option<Session>), Setback> {
         self.still_wanted()?;
         self.progress.tell(Progress::Creating);
         let created_at = now_in_seconds();
         let published = (address, self.port);
         let image = template.map(|template| template.image.as_str());
-        let body = container::body(self.id, &self.spec, facts, image, network, published, created_at);
+        let marks = match &self.owner {
+            Some(owner) => container::Marks::Waiting { owner },
+            None => container::Marks::Instance { created_at },
+        };
+        let body = container::body(self.id, &self.spec, facts, image, network, published, &marks);
         let container_id = self.create_container(body).await?;
         if let Err(error) = self.still_wanted() {
             return Err(self.undone(Trace::Made, error.into()).await);
@@ -184,10 +256,12 @@ impl Job {
             let setback = self.explain_start(error, address);
             return Err(self.undone(Trace::Made, setback).await);
         }
-        if let Some(template) = template
-            && let Err(error) = self.provision(template, host).await
-        {
-            return Err(self.undone(Trace::Made, Setback::Failed(error)).await);
+        let mut session = None;
+        if let Some(template) = template {
+            match self.set_up(template, host).await {
+                Ok(open) => session = open,
+                Err(error) => return Err(self.undone(Trace::Made, Setback::Failed(error)).await),
+            }
         }
         let instance = Instance {
             id: self.id,
@@ -201,10 +275,7 @@ impl Job {
             status: Status::Running,
             created_at,
         };
-        Ok(Found {
-            instance,
-            password: self.spec.password.clone(),
-        })
+        Ok((instance, session))
     }
 
     fn still_wanted(&self) -> Result<(), EngineError> {
@@ -215,9 +286,7 @@ impl Job {
     }
 
     async fn create_container(&self, body: bollard::models::ContainerCreateBody) -> Result<String, Setback> {
-        let options = CreateContainerOptionsBuilder::new()
-            .name(&container::name(self.id))
-            .build();
+        let options = CreateContainerOptionsBuilder::new().name(&self.name()).build();
         let created = self
             .engine
             .client
@@ -256,17 +325,28 @@ impl Job {
             .await
     }
 
-    /// Gives what was started from a template its own names and password.
-    async fn provision(&self, template: &Template, host: &str) -> Result<(), EngineError> {
+    /// Gives what was started from a template its own names and password, or leaves it waiting for them.
+    async fn set_up(&self, template: &Template, host: &str) -> Result<Option<Session>, EngineError> {
         let copied = Copied {
             host,
             port: self.port,
             password: &template.password,
         };
+        let deadline = self.engine.settings.ready_timeout;
+        let work = async {
+            let mut session = Session::open(copied, deadline).await?;
+            if self.owner.is_none() {
+                session.set_up(&self.spec, deadline).await?;
+                return Ok(None);
+            }
+            session.set_up_ahead(&self.spec, deadline).await?;
+            Ok(Some(session))
+        };
+        let name = self.name();
         tokio::select! {
             biased;
-            done = provision(copied, &self.spec, self.engine.settings.ready_timeout) => done,
-            ended = ended::ended(&self.engine, self.id) => Err(ended.map_or_else(|error| error, EngineError::Ended)),
+            done = work => done,
+            ended = ended::ended(&self.engine, &name) => Err(ended.map_or_else(|error| error, EngineError::Ended)),
         }
     }
 
@@ -305,8 +385,8 @@ impl Job {
 
     /// Undoes the attempt: once before anybody is told, and, if that leaves doubts, in the background.
     async fn undone(&self, trace: Trace, setback: Setback) -> Setback {
-        if !remove::undone(&self.engine.client, self.id, trace).await {
-            let undo = remove::undo(self.engine.clone(), self.id, trace);
+        if !remove::undone(&self.engine.client, &self.name(), trace).await {
+            let undo = remove::undo(self.engine.clone(), self.name(), trace);
             self.engine.tracker.spawn(undo);
         }
         setback

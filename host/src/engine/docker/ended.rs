@@ -8,26 +8,24 @@ use futures_util::StreamExt;
 use super::client::CallError;
 use super::{DockerEngine, container};
 use crate::engine::{self, Ended, EngineError, LOG_BYTES_MAX, LOG_LINES_MAX};
-use crate::instance::{InstanceId, Status};
+use crate::instance::Status;
 
-/// Waits until the instance's container has ended or gone, without a deadline: its caller's wait is what is bounded.
-pub(super) async fn ended(engine: &DockerEngine, id: InstanceId) -> Result<Ended, EngineError> {
-    let Some(container_id) = engine.find(id).await? else {
-        return Ok(removed());
-    };
-    if !wait(engine, &container_id).await? {
+/// Waits until the container of this id or name has ended or gone, without a deadline: its caller's wait is what is
+/// bounded.
+pub(super) async fn ended(engine: &DockerEngine, container: &str) -> Result<Ended, EngineError> {
+    if !wait(engine, container).await? {
         return Ok(removed());
     }
-    let Some(inspected) = engine.inspect(&container_id).await? else {
+    let Some(inspected) = engine.inspect(container).await? else {
         return Ok(removed());
     };
     Ok(Ended {
         how: how(&inspected.state.unwrap_or_default()),
-        last_lines: last_lines(engine, &container_id).await,
+        last_lines: last_lines(engine, container).await,
     })
 }
 
-fn removed() -> Ended {
+pub(super) fn removed() -> Ended {
     Ended {
         how: "was removed".into(),
         last_lines: Vec::new(),

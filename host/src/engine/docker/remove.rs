@@ -84,24 +84,24 @@ async fn gone(client: &Client, name: &str) -> Result<(), CallError> {
 }
 
 /// Undoes a create as far as one attempt can; `true` once nothing of it is left and nothing can come any more.
-pub(super) async fn undone(client: &Client, id: InstanceId, trace: Trace) -> bool {
+pub(super) async fn undone(client: &Client, name: &str, trace: Trace) -> bool {
     // By name: nobody has been told of the container, so nobody has renamed it, and the id in it is ours alone.
-    match remove_container(client, &container::name(id)).await {
+    match remove_container(client, name).await {
         Ok(was_there) => was_there || trace == Trace::Made,
         Err(error) => {
-            tracing::debug!(%id, error = %EngineError::from(error), "undoing a create failed");
+            tracing::debug!(name, error = %EngineError::from(error), "undoing a create failed");
             false
         }
     }
 }
 
 /// Undoes a create, trying again for some time, and removes the network if that leaves it unused.
-pub(super) async fn undo(engine: DockerEngine, id: InstanceId, trace: Trace) {
+pub(super) async fn undo(engine: DockerEngine, name: String, trace: Trace) {
     let client = &engine.client;
-    if !client.persist(|| undone(client, id, trace)).await {
+    if !client.persist(|| undone(client, &name, trace)).await {
         match trace {
-            Trace::Made => tracing::warn!(%id, "a container that nobody wants could not be removed"),
-            Trace::Asked => tracing::debug!(%id, "a container that was asked for has not come"),
+            Trace::Made => tracing::warn!(name, "a container that nobody wants could not be removed"),
+            Trace::Asked => tracing::debug!(name, "a container that was asked for has not come"),
         }
     }
     network::tidy(&engine, Trace::Made).await;

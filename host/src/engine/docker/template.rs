@@ -15,7 +15,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use super::client::CallError;
 use super::container::{self, ImageFacts};
 use super::remove::remove_container;
-use super::{DockerEngine, image, label};
+use super::{DockerEngine, image, label, prune};
 use crate::engine::{EngineError, short_digest};
 use crate::instance::{Image, Password, Progress, ProgressSink};
 
@@ -43,8 +43,14 @@ pub(super) struct Template {
     pub(super) password: Password,
 }
 
-fn key(facts: &ImageFacts) -> String {
+/// What the template of an image goes by.
+pub(super) fn key(facts: &ImageFacts) -> String {
     short_digest(&format!("{RECIPE} {}", facts.id))
+}
+
+/// Where the template of this key is.
+pub(super) fn reference(key: &str) -> String {
+    format!("{REPOSITORY}:{key}")
 }
 
 /// The template of an image, if there is one.
@@ -53,7 +59,7 @@ pub(super) async fn find(engine: &DockerEngine, facts: &ImageFacts) -> Result<Op
         return Ok(None);
     }
     let key = key(facts);
-    let reference = format!("{REPOSITORY}:{key}");
+    let reference = reference(&key);
     let config = match image::inspect_reference(&engine.client, &reference).await {
         Ok(inspected) => inspected.config.unwrap_or_default(),
         Err(error) if error.status() == Some(404) => return Ok(None),
@@ -91,7 +97,12 @@ pub(super) async fn prepare(
     // To its end, whatever becomes of whoever waits: the next one needs it as well.
     let making = engine.tracker.spawn(async move {
         match tokio::time::timeout(MAKING_TIMEOUT, make(&maker, &image, &facts, &key)).await {
-            Ok(Ok(())) => {}
+            // Rarely done, and this is when old ones come to be.
+            Ok(Ok(())) => {
+                if let Err(error) = prune::templates(&maker, false).await {
+                    tracing::debug!(%error, "old templates stay for now");
+                }
+            }
             Ok(Err(Setback::Busy)) => tracing::debug!(%image, "somebody else is making the template"),
             Ok(Err(Setback::Failed(reason))) => {
                 tracing::warn!(%image, reason, "no template can be made: instances are initialised one by one");

@@ -8,14 +8,15 @@ use std::time::Duration;
 use tokio::process::Child;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
+use tracing::Instrument as _;
 
 use super::instance_dir::{HOST, InstanceDir};
 use super::programs::Programs;
 use super::state_dir::StateDir;
 use super::template::{self, Template};
 use super::{LocalEngine, blocking, failed, limits, remove, server};
-use crate::engine::provision::{Copied, provision};
-use crate::engine::{Ended, EngineError, NOT_DURABLE, now_in_seconds, unanswered, unwanted};
+use crate::engine::provision::{Copied, Session};
+use crate::engine::{Ended, EngineError, NOT_DURABLE, Waiting, now_in_seconds, unanswered, unwanted};
 use crate::instance::{
     Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
 };
@@ -34,17 +35,57 @@ pub(super) async fn create(
     port: Port,
     progress: &ProgressSink,
 ) -> Result<Created, EngineError> {
+    let made = started(engine, id, spec, port, false, progress).await?;
+    Ok(Created {
+        found: made.found,
+        warnings: made.warnings,
+    })
+}
+
+/// Starts a server that waits to become an instance. As [`create`] otherwise.
+pub(super) async fn start_ahead(
+    engine: &LocalEngine,
+    id: InstanceId,
+    spec: &InstanceSpec,
+    port: Port,
+) -> Result<Option<Waiting>, EngineError> {
+    let made = started(engine, id, spec, port, true, &ProgressSink::none()).await?;
+    Ok(made.session.map(|session| Waiting {
+        instance: made.found.instance,
+        origin: String::new(),
+        warnings: made.warnings,
+        session,
+    }))
+}
+
+async fn started(
+    engine: &LocalEngine,
+    id: InstanceId,
+    spec: &InstanceSpec,
+    port: Port,
+    waits: bool,
+    progress: &ProgressSink,
+) -> Result<Made, EngineError> {
     let (reply, answer) = oneshot::channel();
     let job = Job {
         engine: engine.clone(),
         id,
         spec: spec.clone(),
         port,
+        waits,
         progress: progress.clone(),
         reply,
     };
-    engine.0.tracker.spawn(job.run());
+    engine.0.tracker.spawn(job.run().in_current_span());
     answer.await.unwrap_or_else(|_| Err(unanswered()))
+}
+
+/// What a create has made.
+struct Made {
+    found: Found,
+    warnings: Vec<String>,
+    /// There if it is to wait.
+    session: Option<Session>,
 }
 
 /// One create.
@@ -53,8 +94,10 @@ struct Job {
     id: InstanceId,
     spec: InstanceSpec,
     port: Port,
+    /// Whether the server waits to become an instance.
+    waits: bool,
     progress: ProgressSink,
-    reply: oneshot::Sender<Result<Created, EngineError>>,
+    reply: oneshot::Sender<Result<Made, EngineError>>,
 }
 
 impl Job {
@@ -73,7 +116,7 @@ impl Job {
         }
     }
 
-    async fn make(&self) -> Result<Created, EngineError> {
+    async fn make(&self) -> Result<Made, EngineError> {
         let engine = &self.engine;
         if is_taken(self.port) {
             return Err(EngineError::PortTaken(self.port));
@@ -88,8 +131,12 @@ impl Job {
         let template = self.lay_out(&state, &folder, &programs, &found).await?;
         self.still_wanted()?;
         self.progress.tell(Progress::Starting);
-        let warnings = self.start(&state, &folder, &programs, &template).await?;
-        Ok(Created { found, warnings })
+        let (warnings, session) = self.start(&state, &folder, &programs, &template).await?;
+        Ok(Made {
+            found,
+            warnings,
+            session,
+        })
     }
 
     fn still_wanted(&self) -> Result<(), EngineError> {
@@ -158,7 +205,7 @@ impl Job {
         found: &Found,
     ) -> Result<Template, EngineError> {
         let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
-        let (found, durable) = (found.clone(), self.spec.durable);
+        let (found, durable, waits) = (found.clone(), self.spec.durable, self.waits);
         blocking(move || {
             let template = template::copy(&state, &programs, &folder.data())?;
             let settings = folder.data().join("postgresql.conf");
@@ -168,21 +215,23 @@ impl Job {
                 .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
                 .map_err(failed("writing the instance's settings", &settings))?;
             state.give_to_server(&folder.data())?;
-            folder.write(&found)?;
+            if !waits {
+                folder.write(&found)?;
+            }
             Ok(template)
         })
         .await
     }
 
-    /// Starts the server, waits until it takes connections, and gives it the names that were asked for. What it returns
-    /// are warnings.
+    /// Starts the server, waits until it takes connections, and gives it the names that were asked for or leaves it waiting
+    /// for them. What it returns are warnings, and the session of one that waits.
     async fn start(
         &self,
         state: &StateDir,
         folder: &InstanceDir,
         programs: &Programs,
         template: &Template,
-    ) -> Result<Vec<String>, EngineError> {
+    ) -> Result<(Vec<String>, Option<Session>), EngineError> {
         let child = server::start(programs, folder, state.server_user.as_ref())?;
         let warnings = self.limit(folder, &child).await;
         let mut end = self.watch(child);
@@ -207,8 +256,18 @@ impl Job {
             port: self.port,
             password: &template.password,
         };
+        let left = late.saturating_duration_since(Instant::now());
+        let work = async {
+            let mut session = Session::open(copied, left).await?;
+            if !self.waits {
+                session.set_up(&self.spec, left).await?;
+                return Ok(None);
+            }
+            session.set_up_ahead(&self.spec, left).await?;
+            Ok(Some(session))
+        };
         tokio::select! {
-            done = provision(copied, &self.spec, late.saturating_duration_since(Instant::now())) => done.map(|()| warnings),
+            done = work => done.map(|session| (warnings, session)),
             how = server::end(&mut end) => Err(self.ended(folder, how).await),
         }
     }

@@ -131,6 +131,8 @@ pub(super) struct ProgramFinder {
     path: Vec<PathBuf>,
     // A std mutex: held for a few instructions, never across a wait.
     known: Mutex<HashMap<PathBuf, Known>>,
+    /// What `pg_config` said, with the file that it was and when that was last changed.
+    pg_config: Mutex<Option<((PathBuf, Option<SystemTime>), PathBuf)>>,
     /// The configured user that servers run as.
     user: Option<String>,
 }
@@ -151,6 +153,7 @@ impl ProgramFinder {
             bin_dirs,
             path: path.into_iter().flat_map(std::env::split_paths).collect(),
             known: Mutex::default(),
+            pg_config: Mutex::default(),
             user,
         }
     }
@@ -208,8 +211,21 @@ impl ProgramFinder {
             .iter()
             .map(|folder| program(folder, "pg_config"))
             .find(|file| file.is_file())?;
+        let changed = pg_config.metadata().and_then(|metadata| metadata.modified()).ok();
+        let asked = (pg_config.clone(), changed);
+        if let Some((before, folder)) = &*self.pg_config()
+            && *before == asked
+        {
+            return Some(folder.clone());
+        }
         let said = ask(&pg_config, "--bindir", user).await?;
-        Some(PathBuf::from(said.trim_end()))
+        let folder = PathBuf::from(said.trim_end());
+        *self.pg_config() = Some((asked, folder.clone()));
+        Some(folder)
+    }
+
+    fn pg_config(&self) -> MutexGuard<'_, Option<((PathBuf, Option<SystemTime>), PathBuf)>> {
+        self.pg_config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn look_at(&self, folder: &Path, user: Option<&ServerUser>) -> Option<Programs> {

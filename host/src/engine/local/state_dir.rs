@@ -9,6 +9,7 @@ use super::server_user::ServerUser;
 use super::{LocalSettings, failed};
 use crate::engine::EngineError;
 use crate::instance::InstanceId;
+use crate::owner;
 
 /// The state directory. Servers may pass it and read nothing in it.
 #[derive(Debug, Clone)]
@@ -50,7 +51,7 @@ impl StateDir {
         make_private(&state.root)?;
         check_owner(&state.root)?;
         // One that was there before, with other things in it, stays as its owner wants it.
-        if is_empty(&state.root)? {
+        if is_ours_alone(&state.root)? {
             state.make_folder(&state.root)?;
         }
         state.make_folder(&state.root.join("instances"))?;
@@ -174,9 +175,10 @@ pub(super) fn make_private(path: &Path) -> Result<(), EngineError> {
     }
 }
 
-fn is_empty(folder: &Path) -> Result<bool, EngineError> {
+/// Whether there is nothing in it but what other parts of this program have put there.
+fn is_ours_alone(folder: &Path) -> Result<bool, EngineError> {
     let mut entries = fs::read_dir(folder).map_err(failed("looking at the state directory", folder))?;
-    Ok(entries.next().is_none())
+    Ok(entries.all(|entry| entry.is_ok_and(|entry| entry.file_name() == owner::FOLDER)))
 }
 
 /// Opens a lock file, making it where there is none.

@@ -15,7 +15,7 @@ use super::server_user::{KillGroup, ServerUser, take_back};
 use super::state_dir::{StateDir, make_private, open_lock, open_planted, private};
 use super::{LocalEngine, blocking, failed, server};
 use crate::engine::provision::SUPERUSER;
-use crate::engine::{EngineError, short_digest};
+use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX, short_digest};
 use crate::instance::{Password, Progress, ProgressSink};
 
 /// What is done here, by number: a template of another recipe is made anew.
@@ -138,6 +138,66 @@ fn unfinished(state: &StateDir) -> Vec<(PathBuf, File)> {
         .filter_map(|path| {
             let lock = open_lock(&path.with_extension(LOCK)).ok()?;
             lock.try_lock().ok().map(|()| (path, lock))
+        })
+        .collect()
+}
+
+/// Removes the templates that are old, as `programs` are those that are here.
+///
+/// # Errors
+/// If one can't be removed.
+pub(super) async fn prune(
+    engine: &LocalEngine,
+    programs: Vec<Programs>,
+    dry_run: bool,
+) -> Result<Vec<Pruned>, EngineError> {
+    let old = engine
+        .with_state(move |state| state.map_or_else(Vec::new, |state| old(state, &programs)))
+        .await?;
+    let mut pruned = Vec::new();
+    for (folder, reason) in old {
+        let path = folder.clone();
+        // Held until it is gone: whoever copies it has it locked.
+        let lock = blocking(move || {
+            let lock = open_lock(&path.with_extension(LOCK))?;
+            Ok(lock.try_lock().is_ok().then_some(lock))
+        });
+        if let Some(_lock) = lock.await? {
+            if !dry_run {
+                remove_tree(&folder)
+                    .await
+                    .map_err(failed("removing a template", &folder))?;
+            }
+            pruned.push(Pruned {
+                kind: "template",
+                name: folder.display().to_string(),
+                reason,
+            });
+        }
+    }
+    Ok(pruned)
+}
+
+fn old(state: &StateDir, programs: &[Programs]) -> Vec<(PathBuf, String)> {
+    let entries = fs::read_dir(state.templates()).into_iter().flatten().flatten();
+    let finished = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_none());
+    finished
+        .filter_map(|path| {
+            let made = path.join("template.json").metadata().and_then(|file| file.modified());
+            let age = made.ok().and_then(|made| made.elapsed().ok()).unwrap_or_default();
+            let used = programs
+                .iter()
+                .any(|programs| folder(state, programs) == path && find(state, programs).is_some());
+            let reason = if age > TEMPLATE_AGE_MAX {
+                format!("it is {} days old", age.as_secs() / 86_400)
+            } else if used {
+                return None;
+            } else {
+                "its PostgreSQL has changed or gone".to_owned()
+            };
+            Some((path, reason))
         })
         .collect()
 }

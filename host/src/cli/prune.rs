@@ -1,0 +1,72 @@
+//! `postgres prune`.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::exit::ExitCode;
+use super::ui::Ui;
+use super::view::{bare_table, printable, trimmed};
+use crate::engine::Pruned;
+use crate::failure::Failure;
+use crate::manager::InstanceManager;
+
+/// Remove what is of no use any more: old templates, and what processes that were killed have left
+///
+/// A template is what instances start from. It is old if its image or its programs have changed or gone, or after 30 days;
+/// it is made anew when it is needed. Instances are never touched.
+#[derive(Debug, Args)]
+pub(super) struct Prune {
+    /// Only show what would be removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct PruneView {
+    dry_run: bool,
+    count: usize,
+    removed: Vec<PrunedView>,
+}
+
+#[derive(Serialize)]
+struct PrunedView {
+    kind: &'static str,
+    name: String,
+    reason: String,
+}
+
+impl Prune {
+    pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
+        let pruned = manager
+            .prune(self.dry_run)
+            .await
+            .map_err(|error| Failure::from(&error))?;
+        if pruned.is_empty() {
+            ui.note("there is nothing to remove");
+        } else if self.dry_run {
+            ui.note("this would be removed:");
+        }
+        let view = PruneView {
+            dry_run: self.dry_run,
+            count: pruned.len(),
+            removed: pruned
+                .into_iter()
+                .map(|Pruned { kind, name, reason }| PrunedView { kind, name, reason })
+                .collect(),
+        };
+        ui.result(&view, || table(&view.removed))?;
+        Ok(ExitCode::Ok)
+    }
+}
+
+fn table(removed: &[PrunedView]) -> String {
+    if removed.is_empty() {
+        return String::new();
+    }
+    let mut table = bare_table();
+    table.set_header(["KIND", "NAME", "REASON"]);
+    for PrunedView { kind, name, reason } in removed {
+        table.add_row([kind, printable(name).as_str(), printable(reason).as_str()]);
+    }
+    trimmed(&table) + "\n"
+}

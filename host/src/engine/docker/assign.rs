@@ -1,0 +1,46 @@
+//! Making an instance of a container that was started ahead.
+
+use bollard::query_parameters::RenameContainerOptionsBuilder;
+
+use super::record::{self, Record};
+use super::{DockerEngine, container, image};
+use crate::engine::provision::Note;
+use crate::engine::{EngineError, Waiting, outdated};
+use crate::instance::{Created, InstanceSpec};
+
+/// Gives the server its names and password, and the container the name that makes it an instance. Only its owner does so:
+/// nobody else has the session, so no two processes ever take the same one.
+pub(super) async fn assign(
+    engine: &DockerEngine,
+    waiting: Waiting,
+    spec: &InstanceSpec,
+) -> Result<Created, EngineError> {
+    let facts = image::facts(&engine.client, &spec.image).await?;
+    if facts.id != waiting.origin {
+        return Err(outdated());
+    }
+    let found = waiting.becomes(spec);
+    let id = waiting.id();
+    let record = Record::of(&found);
+    let text = record.to_json()?;
+    let note = Note {
+        path: record::PATH,
+        text: &text,
+    };
+    let deadline = engine.settings.request_timeout;
+    waiting.session.assign(spec, Some(note), deadline).await?;
+    engine.records().insert(id, record);
+    let container_id = &found.instance.container_id;
+    let options = RenameContainerOptionsBuilder::new().name(&container::name(id)).build();
+    let named = async {
+        let renamed = engine.client.call("naming the container", |docker| async move {
+            docker.rename_container(container_id, options).await
+        });
+        Ok(renamed.await?)
+    };
+    tokio::try_join!(named, waiting.session.leave(spec, deadline))?;
+    Ok(Created {
+        found,
+        warnings: waiting.warnings,
+    })
+}

@@ -1,0 +1,228 @@
+//! Who made something that must not outlive its maker: a name that other processes of this machine can judge.
+//!
+//! | in `owners`, in the state directory | |
+//! |---|---|
+//! | `scope` | the random name of this very folder: whoever shares it, shares the locks in it |
+//! | any other | named after a process, and locked for as long as it lives |
+//!
+//! A lock ends with its process, however that ends, and is free of the mistakes that process ids invite. What carries
+//! another scope's name (another machine's, another user's) is not judged at all.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use uuid::Uuid;
+
+/// The folder's name in the state directory.
+pub const FOLDER: &str = "owners";
+const SCOPE: &str = "scope";
+
+/// The processes that share a state directory.
+#[derive(Debug, Clone)]
+pub struct Owners(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    folder: Option<PathBuf>,
+    // A std mutex: held for a few short calls to a local file system, never across a wait.
+    me: Mutex<Option<Me>>,
+}
+
+/// This process, once it has owned something.
+#[derive(Debug)]
+struct Me {
+    name: String,
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Owners {
+    /// Does no I/O yet. Without a state directory nobody can own anything.
+    #[must_use]
+    pub fn new(state_dir: Option<&Path>) -> Self {
+        Self(Arc::new(Inner {
+            folder: state_dir.map(|state| state.join(FOLDER)),
+            me: Mutex::default(),
+        }))
+    }
+
+    /// This process's name, the same each time. It may block for a short time.
+    ///
+    /// # Errors
+    /// If the state directory can't be used.
+    pub fn me(&self) -> io::Result<String> {
+        let mut me = self.0.me.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(me) = &*me {
+            return Ok(me.name.clone());
+        }
+        let folder = self.folder()?;
+        make_private(folder)?;
+        let scope = scope(folder)?;
+        let new = loop {
+            let process = Uuid::new_v4();
+            let path = folder.join(process.to_string());
+            let lock = private(OpenOptions::new().create_new(true).write(true)).open(&path)?;
+            lock.lock()?;
+            // Whoever looked between these two lines took it for a dead process's and has removed it.
+            if path.exists() {
+                break Me {
+                    name: format!("{scope}.{process}"),
+                    path,
+                    _lock: lock,
+                };
+            }
+        };
+        Ok(me.insert(new).name.clone())
+    }
+
+    /// Whether the process of this name has surely ended. It may block for a short time.
+    #[must_use]
+    pub fn has_ended(&self, name: &str) -> bool {
+        let Some((of, process)) = parse(name) else {
+            return false;
+        };
+        let Ok(folder) = self.folder() else { return false };
+        // Not `scope`: whoever only asks makes nothing.
+        if read_scope(&folder.join(SCOPE)).ok().flatten() != Some(of) {
+            return false;
+        }
+        ended(&folder.join(process.to_string())).unwrap_or(false)
+    }
+
+    /// Removes what ended processes have left in the folder itself.
+    pub fn tidy(&self) {
+        let entries = self.folder().and_then(fs::read_dir);
+        for entry in entries.into_iter().flatten().flatten() {
+            if entry
+                .file_name()
+                .to_str()
+                .is_some_and(|name| name.parse::<Uuid>().is_ok())
+            {
+                // One that can't be judged stays.
+                let _ = ended(&entry.path());
+            }
+        }
+    }
+
+    fn folder(&self) -> io::Result<&Path> {
+        self.0
+            .folder
+            .as_deref()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "there is no home folder for a state directory"))
+    }
+}
+
+impl Drop for Me {
+    fn drop(&mut self) {
+        // The lock ends with this process in any case.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn parse(name: &str) -> Option<(Uuid, Uuid)> {
+    let (scope, process) = name.split_once('.')?;
+    Some((scope.parse().ok()?, process.parse().ok()?))
+}
+
+/// Whether the process that had this lock has ended; removes the file then.
+fn ended(path: &Path) -> io::Result<bool> {
+    let lock = match File::open(path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+        Err(error) => return Err(error),
+    };
+    match lock.try_lock() {
+        Ok(()) => fs::remove_file(path).map(|()| true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// The folder's name, given to it by whoever comes first.
+fn scope(folder: &Path) -> io::Result<Uuid> {
+    let path = folder.join(SCOPE);
+    let lock = private(OpenOptions::new().create(true).truncate(false).read(true).write(true)).open(&path)?;
+    lock.lock()?;
+    if let Some(scope) = read_scope(&path)? {
+        return Ok(scope);
+    }
+    let scope = Uuid::new_v4();
+    lock.set_len(0)?;
+    (&lock).write_all(scope.to_string().as_bytes())?;
+    Ok(scope)
+}
+
+/// `None` if nobody has written it yet, or not to the end.
+fn read_scope(path: &Path) -> io::Result<Option<Uuid>> {
+    let mut text = String::new();
+    File::open(path)?.take(64).read_to_string(&mut text)?;
+    Ok(text.parse().ok())
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.recursive(true).create(folder)
+}
+
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn owners(state: &tempfile::TempDir) -> Owners {
+        Owners::new(Some(state.path()))
+    }
+
+    #[test]
+    fn a_process_has_one_name_and_lives_until_its_lock_ends() {
+        let state = tempfile::tempdir().expect("a folder");
+        let (one, other) = (owners(&state), owners(&state));
+        let name = one.me().expect("a name");
+        assert_eq!(one.me().expect("a name"), name);
+        assert_ne!(other.me().expect("a name"), name);
+        assert!(!one.has_ended(&name) && !other.has_ended(&name));
+        drop(one);
+        assert!(other.has_ended(&name));
+    }
+
+    #[test]
+    fn a_killed_process_has_ended_though_its_file_is_there() {
+        let state = tempfile::tempdir().expect("a folder");
+        let owners = owners(&state);
+        let me = owners.me().expect("a name");
+        let (scope, _) = me.split_once('.').expect("two parts");
+        let killed = Uuid::new_v4();
+        let path = state.path().join(FOLDER).join(killed.to_string());
+        fs::write(&path, "").expect("a file");
+        owners.tidy();
+        assert!(!path.exists());
+        assert!(owners.has_ended(&format!("{scope}.{killed}")));
+        assert!(!owners.has_ended(&me));
+    }
+
+    #[test]
+    fn what_another_scope_owns_and_what_makes_no_sense_is_not_judged() {
+        let state = tempfile::tempdir().expect("a folder");
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let owners = owners(&state);
+        let foreign = {
+            let others = Owners::new(Some(elsewhere.path()));
+            others.me().expect("a name")
+        };
+        let me = owners.me().expect("a name");
+        for name in [&foreign, "", "x", "a.b", &format!("{me}.x"), "../scope"] {
+            assert!(!owners.has_ended(name), "{name}");
+        }
+        assert!(Owners::new(None).me().is_err());
+        assert!(!Owners::new(None).has_ended(&me));
+    }
+}
