@@ -48,6 +48,7 @@ lint: ## Check format, lints, dependencies, scripts and workflows
 	$(call setup,wasm lint)
 	@echo 'lint: rustfmt'
 	@cargo fmt --all --check
+	@rustfmt --edition 2024 --check plugins/examples/*/src/lib.rs tests/guests/*/src/lib.rs
 	@echo 'lint: clippy'
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	@echo 'lint: cargo-deny'

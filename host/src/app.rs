@@ -122,8 +122,9 @@ impl App {
             .get_or_try_init(async || {
                 let mut bundles = Vec::new();
                 for bundle in &self.config.bundles {
-                    let source = source(bundle.name.as_str(), &bundle.component)?;
-                    let loaded = Bundle::load(self.runtime().await?, &source).await;
+                    let mut source = source(bundle.name.as_str(), &bundle.component)?;
+                    source.sha256 = bundle.sha256;
+                    let loaded = Bundle::load(self.runtime().await?, &source, &bundle.terms).await;
                     bundles.push(loaded.map_err(|error| unusable(&error))?);
                 }
                 Toolbox::new(bundles).map(Arc::new).map_err(|error| unusable(&error))
@@ -200,6 +201,7 @@ fn source(name: &str, component: &Component) -> Result<Source, Failure> {
     Ok(Source {
         name: name.to_owned(),
         bytes,
+        sha256: None,
         settings: component.settings.expose().clone(),
     })
 }

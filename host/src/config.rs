@@ -18,8 +18,10 @@ pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdow
 pub use self::problem::{ConfigError, Origin, Problem, What};
 pub use self::shown::ShownValue;
 use self::sources::Sources;
+use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::instance::{Defaults, EngineKind, InvalidValue};
+use crate::plugins::bundle::Terms;
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
@@ -176,6 +178,10 @@ pub struct Bundle {
     pub name: BundleName,
     /// Its code and settings.
     pub component: Component,
+    /// What its file must be.
+    pub sha256: Option<Digest>,
+    /// On what terms it is taken in.
+    pub terms: Terms,
 }
 
 /// A bundle's name: 1 to 40 lower-case letters, digits and hyphens.
@@ -291,6 +297,7 @@ fn native(environment: &Environment, windows: &str, macos: &str, others: &str) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugins::budget::Budget;
 
     fn environment(variables: &[(&str, &str)]) -> Environment {
         variables.iter().copied().collect()
@@ -520,6 +527,70 @@ version = "17"
             told.ends_with("config.toml:1: bundle must be an array of tables: write [[bundle]]"),
             "{told}"
         );
+    }
+
+    #[test]
+    fn a_bundle_is_pinned_and_prefixed_as_its_entry_says_and_what_makes_no_sense_is_told() {
+        let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        let entry = format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\nsha256 = '{digest}'\nprefix = 'acme'\n");
+        let config = load_file(&entry).expect("no problems");
+        assert_eq!(config.bundles[1].sha256, Some(Digest::of(b"")));
+        assert_eq!(config.bundles[1].terms.prefix, Some("acme".parse().expect("a prefix")));
+        assert_eq!(
+            (config.bundles[0].sha256, &config.bundles[0].terms.prefix),
+            (None, &None)
+        );
+
+        let (directory, flags) = file("[[bundle]]\nname = 'a'\ncomponent = 'x'\nsha256 = 'e3b0'\nprefix = 'Acme'\n");
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:4: bundle.sha256 must be a SHA-256 digest, 64 hexadecimal digits, as sha256sum prints it, not "e3b0"
+        DIR/config.toml:5: bundle.prefix must be a word in snake_case with at most 20 characters, not "Acme"
+        "#);
+    }
+
+    #[test]
+    fn a_bundle_is_granted_what_its_entry_lists_and_a_built_in_one_what_it_needs_unless_it_lists_something() {
+        let grants = |entry: &str| {
+            let config = load_file(&format!("[[bundle]]\n{entry}\n")).expect("no problems");
+            config.bundles.last().expect("a bundle").terms.grants.to_string()
+        };
+        let needed = "create, read, drop, health";
+        assert_eq!(grants("name = 'postgres-tools'"), needed);
+        assert_eq!(grants("name = 'postgres-tools'\ngrants = ['log']"), "log");
+        assert_eq!(grants("name = 'postgres-tools'\ngrants = []"), "");
+        assert_eq!(grants("name = 'postgres-tools'\ncomponent = 'x'"), "");
+        assert_eq!(
+            grants("name = 'a'\ncomponent = 'x'\ngrants = ['sql', 'read-credentials']"),
+            "read-credentials, sql"
+        );
+
+        for wrong in ["'sql'", "['everything']", "[1]"] {
+            let (directory, flags) = file(&format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\ngrants = {wrong}\n"));
+            let told = problems(Config::load(&flags, &Environment::default()), directory.path());
+            assert!(
+                told.starts_with("DIR/config.toml:4: bundle.grants must be a list"),
+                "{told}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bundles_limits_are_those_of_its_entry_over_the_defaults_and_every_wrong_one_is_told() {
+        let config = load_file("[[bundle]]\nname = 'a'\ncomponent = 'x'\nlimits = { memory_mib = 128, cpu = '5s' }\n");
+        let budget = config.expect("no problems").bundles[1].terms.budget;
+        let expected = Budget {
+            memory_bytes: 128 << 20,
+            cpu: Duration::from_secs(5),
+            ..Budget::BUNDLE
+        };
+        assert_eq!(budget, expected);
+        let limits = "{ memory_mib = 4096, cpu = 5, host_cals = 1 }";
+        let (directory, flags) = file(&format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\nlimits = {limits}\n"));
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:4: bundle.limits.cpu must be a time from 10ms to 1m, such as "500ms", not "5"
+        DIR/config.toml:4: there is no bundle.limits.host_cals; did you mean bundle.limits.host_calls?
+        DIR/config.toml:4: bundle.limits.memory_mib must be a whole number from 1 to 1024, not "4096"
+        "#);
     }
 
     #[test]

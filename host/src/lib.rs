@@ -26,6 +26,7 @@
 //! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
+//! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
 //! | `manager/pool.rs` | servers that were started before anybody asked | bollard, rmcp, wasmtime, WIT |
@@ -33,6 +34,7 @@
 //! | `memory.rs` | whether this machine has memory to spare | who asks |
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
 //! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
+//! | `sql.rs` | running somebody else's SQL within limits | containers, who asks |
 //! | `engine.rs` | what is asked of whatever runs PostgreSQL | any particular engine |
 //! | `engine/auto.rs` | which of the two engines is taken | how either works |
 //! | `engine/docker.rs`, `engine/docker/*.rs` | PostgreSQL in containers | policies, tools |
@@ -42,6 +44,10 @@
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/budget.rs` | what a component may use in one call | Docker, MCP |
+//! | `plugins/grants.rs` | what a bundle may be granted | Docker, MCP |
+//! | `plugins/credentials.rs` | what stands for a password with a bundle that may not see it | Docker, MCP |
+//! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
 //! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |
 //! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs` | the MCP server | bollard, wasmtime |
@@ -53,8 +59,8 @@
 //!    command line or a bundle. A policy that fails denies.
 //! 2. The engine is the source of truth: labels on containers, a file beside each local instance. A host that restarts
 //!    finds everything it left. What doesn't have our label, or isn't in our state directory, is never touched.
-//! 3. A guest starts with nothing and reaches what its world imports. Memory, computing time, elapsed time, answer and
-//!    log are bounded; each call gets a fresh store.
+//! 3. A guest starts with nothing and reaches what its world imports, a bundle only what it is granted of that. All that
+//!    [`plugins::budget`] has is bounded; each call gets a fresh store.
 //! 4. A password or DSN stands in the reply to whoever may read it and nowhere else: not in logs, error messages,
 //!    process arguments or names. The engine keeps the password where only those who control it can look.
 //! 5. Whatever fails leaves no container, volume, network, process, directory or port behind.
@@ -63,6 +69,7 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod digest;
 pub mod engine;
 pub mod environment;
 pub mod failure;
@@ -75,3 +82,4 @@ pub mod plugins;
 pub mod policy;
 pub mod ports;
 pub mod probe;
+pub mod sql;

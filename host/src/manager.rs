@@ -18,6 +18,7 @@ use crate::memory;
 use crate::policy::{Action, Policy, Rejection};
 use crate::ports::{PortAllocator, PortRange, PortsExhausted};
 use crate::probe::{self, ProbeError};
+use crate::sql::{self, SqlError};
 
 /// How long the query of a health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -88,6 +89,9 @@ pub enum InstanceError {
         /// What the last attempt met.
         reason: String,
     },
+    /// SQL was not run, or not to its end.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
     /// The new instance's server answers and refuses its own credentials.
     #[error("PostgreSQL refuses the credentials that it was created with: {0}")]
     Refused(String),
@@ -118,6 +122,7 @@ impl From<&InstanceError> for Failure {
                 "Drop instances that are no longer needed, or configure a wider range (instance.ports).",
             ),
             InstanceError::Engine(error) => return Self::from(error),
+            InstanceError::Sql(error) => return Self::from(error),
             InstanceError::Died(_) => (FailureCode::Failed, DIED_ADVICE),
             InstanceError::NotReady { .. } => (
                 FailureCode::TimedOut,
@@ -362,6 +367,30 @@ impl InstanceManager {
             latency,
             checked_at: SystemTime::now(),
         })
+    }
+
+    /// Runs one statement on an instance. Who may read an instance may do so.
+    ///
+    /// # Errors
+    /// If there is none with this id, the policy denies it, or the statement fails or passes a limit.
+    pub async fn query(
+        &self,
+        id: InstanceId,
+        statement: &str,
+        parameters: &[sql::Value],
+        caller: &Caller,
+    ) -> Result<sql::Table, InstanceError> {
+        let found = self.find(id, Action::Get, caller).await?;
+        Ok(sql::query(&found, statement, parameters, &self.tracker).await?)
+    }
+
+    /// Runs a script of SQL on an instance. Who may read an instance may do so.
+    ///
+    /// # Errors
+    /// If there is none with this id, the policy denies it, or a statement fails or passes a limit.
+    pub async fn execute(&self, id: InstanceId, script: &str, caller: &Caller) -> Result<(), InstanceError> {
+        let found = self.find(id, Action::Get, caller).await?;
+        Ok(sql::execute(&found, script, &self.tracker).await?)
     }
 
     /// A server that doesn't answer is given the time of a create before it counts as unhealthy.

@@ -242,8 +242,9 @@ mod tests {
         ConnectionUri, CreateRequest, Defaults, Found, Image, Instance, InstanceSpec, Limits, Status,
     };
     use crate::manager::Settings;
-    use crate::plugins::bundle::Bundle;
+    use crate::plugins::bundle::{Bundle, Terms};
     use crate::plugins::cache::Cache;
+    use crate::plugins::grants::Grants;
     use crate::plugins::{Runtime, Source};
     use crate::policy::{Action, Policy, Rejection};
 
@@ -278,9 +279,14 @@ mod tests {
             bytes: include_bytes!(concat!(env!("OUT_DIR"), "/postgres-tools.wasm"))
                 .as_slice()
                 .into(),
+            sha256: None,
             settings: serde_json::Map::new(),
         };
-        let bundle = Bundle::load(&runtime, &source).await.expect("it loads");
+        let terms = Terms {
+            grants: Grants::ALL,
+            ..Terms::default()
+        };
+        let bundle = Bundle::load(&runtime, &source, &terms).await.expect("it loads");
         Toolbox::new(vec![bundle]).expect("no collision")
     }
 

@@ -1,7 +1,11 @@
 //! Loads WebAssembly components and runs their calls, each in a fresh store with its own budget.
 
+pub mod budget;
 pub mod bundle;
 pub mod cache;
+mod credentials;
+mod encode;
+pub mod grants;
 pub mod policy;
 pub mod tools;
 mod v0_1;
@@ -11,54 +15,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use self::budget::{Budget, Overrun};
 use self::cache::Cache;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 
+use crate::digest::Digest;
 use crate::failure::{Failure, FailureCode};
 use crate::policy::{FieldError, join};
 use v0_1::Guest;
 
 /// How often a running guest is interrupted: it then lets others run, can be cancelled, and is counted.
 const TICK: Duration = Duration::from_millis(10);
-/// How many bytes a guest may hand to the host in one call of a host function.
-const HOST_CALL_BYTES_MAX: usize = 8 << 20;
-
-/// What a component may use in one call.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Memory in bytes: all linear memories and tables together.
-    pub memory_bytes: usize,
-    /// Time spent computing, to about 10 ms.
-    pub cpu: Duration,
-    /// Time from entry to answer, waiting for the host included.
-    pub wall: Duration,
-    /// The longest answer in bytes.
-    pub output_bytes: usize,
-    /// The longest text that goes to the log in bytes; the rest is dropped.
-    pub log_bytes: usize,
-}
-
-impl Budget {
-    /// For a policy: it only computes.
-    pub const POLICY: Self = Self {
-        memory_bytes: 64 << 20,
-        cpu: Duration::from_secs(1),
-        wall: Duration::from_secs(10),
-        output_bytes: 64 << 10,
-        log_bytes: 16 << 10,
-    };
-
-    /// For a tool bundle: it waits for the host, whose own deadlines end sooner than `wall` unless the guest asks again
-    /// and again.
-    pub const BUNDLE: Self = Self {
-        memory_bytes: 64 << 20,
-        cpu: Duration::from_secs(2),
-        wall: Duration::from_mins(30),
-        output_bytes: 1 << 20,
-        log_bytes: 64 << 10,
-    };
-}
 
 /// What went wrong with a component.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +40,16 @@ pub enum PluginError {
         path: String,
         /// The operating system's word.
         reason: String,
+    },
+    /// It isn't what the configuration pins.
+    #[error("{name} has the sha256 {found}, but the configuration pins {pinned}")]
+    Pinned {
+        /// Its name in the configuration.
+        name: String,
+        /// What it should be.
+        pinned: Digest,
+        /// What it is.
+        found: Digest,
     },
     /// It isn't a component of the right world.
     #[error("{name} is not a component of the world dev-postgres:plugin/{world}@0.1.0: {reason}")]
@@ -100,7 +78,7 @@ pub enum PluginError {
         problem: String,
     },
     /// Two bundles have a tool of the same name.
-    #[error("{name} offers the tool {tool}, which {other} offers already")]
+    #[error("{name} offers the tool {tool}, which {other} offers already: give one of them a prefix")]
     Collision {
         /// The bundle that came second.
         name: String,
@@ -125,6 +103,14 @@ pub enum PluginError {
         /// The runtime's word.
         reason: String,
     },
+    /// It has failed too often.
+    #[error("{name} is switched off after {failures} failures in a row")]
+    SwitchedOff {
+        /// Its name in the configuration.
+        name: String,
+        /// How many there were.
+        failures: u32,
+    },
     /// A call answered with something that makes no sense.
     #[error("{name} answered nonsense: {reason}")]
     Nonsense {
@@ -137,29 +123,22 @@ pub enum PluginError {
 
 impl From<&PluginError> for Failure {
     fn from(error: &PluginError) -> Self {
-        Self::new(
-            FailureCode::Internal,
-            error.to_string(),
-            "This is a defect of the component, not of the arguments: tell whoever keeps it.",
-        )
+        let (code, advice) = match error {
+            PluginError::SwitchedOff { .. } => (
+                FailureCode::Unavailable,
+                "Restart the server or replace the bundle; the server's log has its failures.",
+            ),
+            PluginError::OverBudget { .. } => (
+                FailureCode::Internal,
+                "Ask for less; if that doesn't help, tell whoever keeps the component, or raise its `limits`.",
+            ),
+            _ => (
+                FailureCode::Internal,
+                "This is a defect of the component, not of the arguments: tell whoever keeps it.",
+            ),
+        };
+        Self::new(code, error.to_string(), advice)
     }
-}
-
-/// What a call ran out of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Overrun {
-    /// Linear memory.
-    #[error("{} MiB of memory", .0 >> 20)]
-    Memory(usize),
-    /// Time spent computing.
-    #[error("{} s of CPU time", .0.as_secs_f32())]
-    Cpu(Duration),
-    /// Time from entry to answer.
-    #[error("{} s from call to answer", .0.as_secs_f32())]
-    Wall(Duration),
-    /// The answer's size.
-    #[error("{0} bytes of output")]
-    Output(usize),
 }
 
 /// The WebAssembly runtime that all components share.
@@ -230,8 +209,10 @@ impl fmt::Debug for Loaded {
 pub struct Source {
     /// Its name, for errors and the log.
     pub name: String,
-    /// The component's bytes.
+    /// The bytes of the component, or of a core module with its world embedded.
     pub bytes: std::borrow::Cow<'static, [u8]>,
+    /// What these bytes must be; `None` if anything will do.
+    pub sha256: Option<Digest>,
     /// Its settings, a JSON object.
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
@@ -250,7 +231,17 @@ impl Loaded {
             world,
             reason: format!("{error:#}"),
         };
-        let component = runtime.cache.component(&runtime.engine, &source.bytes).map_err(unfit)?;
+        if let Some(pinned) = source.sha256 {
+            let found = Digest::of(&source.bytes);
+            if found != pinned {
+                let name = source.name.clone();
+                return Err(PluginError::Pinned { name, pinned, found });
+            }
+        }
+        let component = encode::component(&source.bytes)
+            .map_err(wasmtime::Error::msg)
+            .map_err(unfit)?;
+        let component = runtime.cache.component(&runtime.engine, &component).map_err(unfit)?;
         let mut linker = Linker::new(&runtime.engine);
         link(&mut linker).map_err(unfit)?;
         Ok(Self {
@@ -270,7 +261,8 @@ impl Loaded {
     ) -> Result<R, PluginError> {
         let mut store = Store::new(&self.runtime.engine, guest);
         store.limiter(|guest| &mut guest.meter);
-        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+        // What one value may have; what all of them have is counted where they pass.
+        store.set_hostcall_fuel(self.budget.host_bytes);
         let cpu = self.budget.cpu;
         let mut ticks_left = cpu.as_millis() / TICK.as_millis();
         store.set_epoch_deadline(1);
@@ -295,6 +287,11 @@ impl Loaded {
         if let Some(&budget) = error.downcast_ref::<Overrun>() {
             return PluginError::OverBudget { name, budget };
         }
+        // Of a type that the runtime keeps to itself.
+        if error.root_cause().to_string().contains("fuel allocated for hostcalls") {
+            let budget = Overrun::HostBytes(self.budget.host_bytes);
+            return PluginError::OverBudget { name, budget };
+        }
         // The root cause alone: what stands above it is a backtrace of the guest, which goes to the log.
         tracing::warn!(component = name, error = format!("{error:#}"), "trapped");
         let reason = error
@@ -310,8 +307,8 @@ impl Loaded {
         }
     }
 
-    fn check_output(&self, output: &str) -> Result<(), PluginError> {
-        if output.len() > self.budget.output_bytes {
+    fn check_output(&self, bytes: usize) -> Result<(), PluginError> {
+        if bytes > self.budget.output_bytes {
             return Err(PluginError::OverBudget {
                 name: self.name.to_string(),
                 budget: Overrun::Output(self.budget.output_bytes),

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{NoTls, SimpleQueryMessage};
+use tokio_postgres::error::{DbError, SqlState};
+use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
 use crate::instance::Found;
 
@@ -68,17 +68,7 @@ pub async fn until_ready(found: &Found, deadline: Duration) -> Result<(), ProbeE
 }
 
 async fn attempt(found: &Found) -> Result<(), ProbeError> {
-    let instance = &found.instance;
-    let (client, connection) = tokio_postgres::Config::new()
-        .host(&instance.host)
-        .port(instance.port.get())
-        .user(instance.username.as_str())
-        .password(found.password.expose())
-        .dbname(instance.database.as_str())
-        .application_name(env!("CARGO_PKG_NAME"))
-        .connect(NoTls)
-        .await
-        .map_err(|error| classify(&error))?;
+    let (client, connection) = config(found).connect(NoTls).await.map_err(|error| classify(&error))?;
     let answer = tokio::select! {
         answer = client.simple_query("SELECT 1") => answer.map_err(|error| classify(&error))?,
         end = connection => return Err(match end {
@@ -96,12 +86,22 @@ async fn attempt(found: &Found) -> Result<(), ProbeError> {
     }
 }
 
-/// A server that starts, stops or is out of connections may do better later; one that knows neither the role nor the
-/// database will not.
-fn classify(error: &tokio_postgres::Error) -> ProbeError {
-    let Some(answer) = error.as_db_error() else {
-        return ProbeError::Silent(chain(error));
-    };
+/// The instance as its superuser reaches it.
+pub(crate) fn config(found: &Found) -> Config {
+    let instance = &found.instance;
+    let mut config = Config::new();
+    config
+        .host(&instance.host)
+        .port(instance.port.get())
+        .user(instance.username.as_str())
+        .password(found.password.expose())
+        .dbname(instance.database.as_str())
+        .application_name(env!("CARGO_PKG_NAME"));
+    config
+}
+
+/// A server's error in its own words.
+pub(crate) fn refusal(answer: &DbError) -> String {
     // Whoever may run SQL may choose these words, and a terminal would obey what it finds in them.
     let message: String = answer
         .message()
@@ -109,7 +109,16 @@ fn classify(error: &tokio_postgres::Error) -> ProbeError {
         .take(MESSAGE_CHARS_MAX)
         .flat_map(char::escape_debug)
         .collect();
-    let reason = format!("{message} (SQLSTATE {})", answer.code().code());
+    format!("{message} (SQLSTATE {})", answer.code().code())
+}
+
+/// A server that starts, stops or is out of connections may do better later; one that knows neither the role nor the
+/// database will not.
+fn classify(error: &tokio_postgres::Error) -> ProbeError {
+    let Some(answer) = error.as_db_error() else {
+        return ProbeError::Silent(chain(error));
+    };
+    let reason = refusal(answer);
     let hopeless = [
         SqlState::INVALID_PASSWORD,
         SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
@@ -123,7 +132,7 @@ fn classify(error: &tokio_postgres::Error) -> ProbeError {
 }
 
 /// An error with its causes: tokio-postgres says "error connecting to server" and keeps the rest in `source`.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

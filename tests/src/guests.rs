@@ -1,9 +1,60 @@
-//! Hostile guests: components of the real worlds whose every function misbehaves in one way.
+//! Guests: modules that cargo builds as an author's cargo does, and components of the real worlds whose every function
+//! misbehaves in one way.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::{env, fs};
 
 use wit_component::{ComponentEncoder, StringEncoding, dummy_module, embed_component_metadata};
 use wit_parser::{ManglingAndAbi, Resolve};
+
+use crate::readme::repository;
+use toolchain::{TARGET, Toolchain};
+
+#[path = "../../host/build/toolchain.rs"]
+mod toolchain;
+
+/// The core module of the guest in a folder of this repository, outside of its workspace, as cargo builds it.
+///
+/// # Panics
+/// If it doesn't build.
+#[must_use]
+pub fn module(folder: &str) -> Vec<u8> {
+    static TOOLCHAIN: OnceLock<Toolchain> = OnceLock::new();
+    // Beside the tests' own output: all guests share what they have in common, and the next run has nothing to do.
+    let target_dir = env::current_exe()
+        .ok()
+        .and_then(|test| Some(test.parent()?.parent()?.parent()?.join("guests")))
+        .expect("tests are in a target directory");
+    let toolchain = TOOLCHAIN.get_or_init(|| {
+        fs::create_dir_all(&target_dir).expect("a folder");
+        Toolchain::find(PathBuf::from("rustc"), &target_dir).expect("a compiler for WebAssembly")
+    });
+    let folder = repository(folder);
+    let status = toolchain
+        .cargo_build(env!("CARGO"), &target_dir)
+        .arg("--quiet")
+        .current_dir(&folder)
+        .status()
+        .expect("cargo starts");
+    assert!(status.success(), "{} does not build", folder.display());
+    let name = folder.file_name().expect("a name").to_string_lossy().replace('-', "_");
+    fs::read(
+        target_dir
+            .join(TARGET)
+            .join("release")
+            .join(name)
+            .with_extension("wasm"),
+    )
+    .expect("cargo has written it")
+}
+
+/// A tool bundle that does what its arguments say: `tests/guests/puppet`.
+#[must_use]
+pub fn puppet() -> &'static [u8] {
+    static PUPPET: OnceLock<Vec<u8>> = OnceLock::new();
+    PUPPET.get_or_init(|| module("tests/guests/puppet"))
+}
 
 /// What a hostile guest does as soon as it is called.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +67,8 @@ pub enum Misdeed {
     Hoard,
     /// Calls itself without end.
     Recurse,
+    /// Answers with a pointer to where no memory is.
+    Stray,
 }
 
 /// A component of `world` that does nothing but `misdeed`.
@@ -24,6 +77,18 @@ pub enum Misdeed {
 /// If it can't be built.
 #[must_use]
 pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
+    ComponentEncoder::default()
+        .module(&hostile_module(world, misdeed))
+        .and_then(ComponentEncoder::encode)
+        .expect("the module makes a component")
+}
+
+/// The core module that [`hostile`] makes a component of, with its world embedded.
+///
+/// # Panics
+/// If it can't be built.
+#[must_use]
+pub fn hostile_module(world: &str, misdeed: Misdeed) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
     let (package, _) = resolve.push_dir(wit).expect("wit/ parses");
@@ -38,6 +103,7 @@ pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
         Misdeed::Spin => "(loop (br 0)) unreachable",
         Misdeed::Hoard => "(loop (drop (memory.grow (i32.const 16))) (br 0)) unreachable",
         Misdeed::Recurse => "(call $recurse) unreachable",
+        Misdeed::Stray => "(return (i32.const -16))",
     };
     let mut text = text.replace("unreachable", body);
     if matches!(misdeed, Misdeed::Recurse) {
@@ -46,8 +112,5 @@ pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
     }
     let mut module = wat::parse_str(&text).expect("the module is still one");
     embed_component_metadata(&mut module, &resolve, world, StringEncoding::UTF8).expect("the world can be embedded");
-    ComponentEncoder::default()
-        .module(&module)
-        .and_then(ComponentEncoder::encode)
-        .expect("the module makes a component")
+    module
 }

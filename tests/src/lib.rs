@@ -11,6 +11,7 @@ pub mod local;
 pub mod local_engine;
 #[cfg(unix)]
 pub mod processes;
+pub mod puppet;
 pub mod readme;
 #[cfg(unix)]
 pub mod scene;

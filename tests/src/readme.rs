@@ -2,14 +2,13 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::{Arg, ArgAction, Command};
 use dev_postgres_mcp::app::App;
 use dev_postgres_mcp::cli::{self, ExitCode};
 use dev_postgres_mcp::config::{self, Config, Flags};
 use dev_postgres_mcp::environment::Environment;
-use dev_postgres_mcp::plugins::Budget;
+use dev_postgres_mcp::plugins::budget::{Budget, LIMITS};
 use dev_postgres_mcp::plugins::tools::{Hints, Tool};
 use serde_json::{Map, Value};
 
@@ -222,32 +221,14 @@ fn exit_codes() -> String {
 }
 
 fn budgets() -> String {
-    let mut out = String::from("| For one call | Tool bundle | Policy |\n|---|---|---|\n");
-    let (bundle, policy) = (Budget::BUNDLE, Budget::POLICY);
-    for (what, limit) in [
-        ("Memory", (|budget| size(budget.memory_bytes)) as fn(Budget) -> String),
-        ("Time spent computing", |budget| time(budget.cpu)),
-        ("Time until it answers, waiting included", |budget| time(budget.wall)),
-        ("Answer", |budget| size(budget.output_bytes)),
-        ("Log", |budget| size(budget.log_bytes)),
-    ] {
-        let _ = writeln!(out, "| {what} | {} | {} |", limit(bundle), limit(policy));
+    let heading = "| For one call | Tool bundle | In `limits` | At most | Policy |\n|---|---|---|---|---|\n";
+    let mut out = String::from(heading);
+    for limit in LIMITS {
+        let [bundle, policy] = [Budget::BUNDLE, Budget::POLICY].map(|budget| limit.shown(&budget));
+        let (what, key, max) = (limit.what, limit.key, limit.shown_max());
+        let _ = writeln!(out, "| {what} | {bundle} | `{key}` | {max} | {policy} |");
     }
     out
-}
-
-fn size(bytes: usize) -> String {
-    match bytes {
-        bytes if bytes % (1 << 20) == 0 => format!("{} MiB", bytes >> 20),
-        bytes => format!("{} KiB", bytes >> 10),
-    }
-}
-
-fn time(duration: Duration) -> String {
-    match duration.as_secs() {
-        seconds if seconds % 60 == 0 => format!("{} min", seconds / 60),
-        seconds => format!("{seconds} s"),
-    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod bench;
+mod bundles;
 mod cli_instances;
 mod cli_surface;
 #[cfg(unix)]
@@ -12,6 +13,7 @@ mod docker_templates;
 mod engine_choice;
 #[cfg(unix)]
 mod engines;
+mod hostile_guests;
 #[cfg(unix)]
 mod local_engine;
 #[cfg(unix)]

@@ -7,14 +7,15 @@ use std::path::Path;
 use dev_postgres_mcp_tests::readme::repository;
 
 /// The crates behind which the outside world is, and the files that may know them, by how their paths begin.
-const KNOWN_BY: [(&str, &[&str]); 7] = [
+const KNOWN_BY: [(&str, &[&str]); 8] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
     ("nix", &["engine/local", "plugins/cache.rs"]),
     ("rmcp", &["mcp"]),
     ("sysinfo", &["engine/local/server.rs", "memory.rs"]),
-    ("tokio_postgres", &["engine/provision.rs", "probe.rs"]),
+    ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),
     ("wasmtime", &["plugins"]),
+    ("wit_component", &["plugins/encode.rs"]),
 ];
 
 /// Every file below a folder that somebody wrote, with its path from there.

@@ -2,16 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use dev_postgres_mcp::plugins::bundle::Bundle;
+use dev_postgres_mcp::digest::Digest;
+use dev_postgres_mcp::plugins::budget::Overrun;
+use dev_postgres_mcp::plugins::bundle::{Bundle, Terms};
 use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::policy::ComponentPolicy;
-use dev_postgres_mcp::plugins::{Overrun, PluginError, Runtime, Source};
-use dev_postgres_mcp_tests::guests::{Misdeed, hostile};
+use dev_postgres_mcp::plugins::{PluginError, Runtime, Source};
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile, hostile_module};
 
 fn source(world: &str, misdeed: Misdeed) -> Source {
     Source {
         name: "villain".into(),
         bytes: hostile(world, misdeed).into(),
+        sha256: None,
         settings: serde_json::Map::new(),
     }
 }
@@ -21,6 +24,10 @@ async fn load_policy(misdeed: Misdeed) -> PluginError {
     ComponentPolicy::load(&runtime, &source("policy", misdeed))
         .await
         .expect_err("it misbehaves when it is asked to check its settings")
+}
+
+async fn load_bundle(runtime: &Runtime, source: &Source) -> Result<Bundle, PluginError> {
+    Bundle::load(runtime, source, &Terms::default()).await
 }
 
 #[tokio::test]
@@ -63,7 +70,7 @@ async fn a_guest_that_spins_keeps_nobody_else_from_running() {
     let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let source = source("tool-bundle", Misdeed::Spin);
     // One thread for both: the timer below fires only if the guest lets go of it.
-    let (loaded, waited) = tokio::join!(Bundle::load(&runtime, &source), async {
+    let (loaded, waited) = tokio::join!(load_bundle(&runtime, &source), async {
         let begun = Instant::now();
         tokio::time::sleep(Duration::from_millis(100)).await;
         begun.elapsed()
@@ -87,16 +94,54 @@ async fn a_call_that_nobody_waits_for_any_more_ends_at_once() {
     let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let source = source("tool-bundle", Misdeed::Spin);
     let begun = Instant::now();
-    let loading = tokio::time::timeout(Duration::from_millis(50), Bundle::load(&runtime, &source));
+    let loading = tokio::time::timeout(Duration::from_millis(50), load_bundle(&runtime, &source));
     assert!(loading.await.is_err(), "a spinning guest can't have been loaded");
     assert!(begun.elapsed() < Duration::from_secs(1), "took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn what_is_not_what_the_configuration_pins_is_not_loaded_and_both_digests_are_told() {
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
+    let source = source("tool-bundle", Misdeed::Trap);
+    let (found, pinned) = (Digest::of(&source.bytes), Digest::of(b"another"));
+    let pinned_to = |digest| Source {
+        sha256: Some(digest),
+        ..source.clone()
+    };
+    let refused = load_bundle(&runtime, &pinned_to(pinned)).await.expect_err("another");
+    assert_eq!(
+        refused.to_string(),
+        format!("villain has the sha256 {found}, but the configuration pins {pinned}")
+    );
+    let run = load_bundle(&runtime, &pinned_to(found)).await.expect_err("it traps");
+    assert!(matches!(run, PluginError::Trapped { .. }), "{run}");
+}
+
+#[tokio::test]
+async fn a_core_module_with_its_world_embedded_is_as_good_as_a_component() {
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
+    let module = Source {
+        bytes: hostile_module("tool-bundle", Misdeed::Trap).into(),
+        ..source("tool-bundle", Misdeed::Trap)
+    };
+    let run = load_bundle(&runtime, &module).await.expect_err("it traps");
+    assert!(matches!(run, PluginError::Trapped { .. }), "{run}");
+    let of_another_world = Source {
+        bytes: hostile_module("policy", Misdeed::Trap).into(),
+        ..module
+    };
+    let refused = load_bundle(&runtime, &of_another_world).await.expect_err("a policy");
+    assert!(
+        refused.to_string().contains("dev-postgres:plugin/tool-bundle@0.1.0"),
+        "{refused}"
+    );
 }
 
 #[tokio::test]
 async fn what_is_no_component_is_refused_with_the_world_that_was_expected() {
     let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let of_another_world = source("policy", Misdeed::Trap);
-    let error = Bundle::load(&runtime, &of_another_world)
+    let error = load_bundle(&runtime, &of_another_world)
         .await
         .expect_err("it is a policy");
     assert!(

@@ -51,6 +51,7 @@ enum Kind {
     Integer,
     Decimal,
     Boolean,
+    List,
     Table,
 }
 
@@ -60,6 +61,7 @@ impl Key {
             Value::Number(number) if number.is_f64() => Kind::Decimal,
             Value::Number(_) => Kind::Integer,
             Value::Bool(_) => Kind::Boolean,
+            Value::Array(_) => Kind::List,
             Value::Object(_) => Kind::Table,
             _ => Kind::Text,
         }
@@ -81,6 +83,7 @@ impl Key {
             | (Kind::Integer, DeValue::Integer(_))
             | (Kind::Decimal, DeValue::Float(_) | DeValue::Integer(_))
             | (Kind::Boolean, DeValue::Boolean(_))
+            | (Kind::List, DeValue::Array(_))
             | (Kind::Table, DeValue::Table(_)) => to_json(value).ok_or(self.expected()),
             // Not converted: `version = 16.10` would silently become 16.1.
             (Kind::Text, _) => Err("must be a string: put it in quotes"),
@@ -98,6 +101,7 @@ impl Key {
             Kind::Integer => text.parse::<i64>().ok().map(Value::from),
             Kind::Decimal => text.parse().ok().and_then(Number::from_f64).map(Value::Number),
             Kind::Boolean => text.parse().ok().map(Value::Bool),
+            Kind::List => serde_json::from_str(text).ok().map(Value::Array),
             Kind::Table => {
                 return serde_json::from_str::<Map<_, _>>(text)
                     .map(Value::Object)
@@ -107,12 +111,22 @@ impl Key {
         .ok_or(self.expected())
     }
 
+    /// What it is where nobody gives it and there is no default.
+    pub(super) fn empty(&self) -> Value {
+        match self.kind() {
+            Kind::Table => Value::Object(Map::new()),
+            Kind::List => Value::Array(Vec::new()),
+            _ => Value::from(""),
+        }
+    }
+
     fn expected(&self) -> &'static str {
         match self.kind() {
             Kind::Text => "must be a string",
             Kind::Integer => "must be a whole number",
             Kind::Decimal => "must be a number",
             Kind::Boolean => "must be true or false",
+            Kind::List => "must be a list",
             Kind::Table => "must be a table of values that JSON has too",
         }
     }
@@ -228,7 +242,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_meaning_and_is_found_in_the_document() {
-        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (19, 3));
+        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (19, 7));
         for key in KEYS.iter().chain(BUNDLE_KEYS.iter()) {
             assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);
         }

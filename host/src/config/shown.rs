@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::keys::{BUNDLE, KEYS};
+use super::keys::{BUNDLE, BUNDLE_KEYS, KEYS};
 use super::problem::Origin;
 use super::sources::{Given, GivenBundle};
 
@@ -26,23 +26,21 @@ pub(super) fn shown(values: &BTreeMap<&'static str, Given>, bundles: &[GivenBund
             show(&key.path, given, key.is_table(), &mut shown);
         }
     }
-    for (
-        index,
-        GivenBundle {
-            name,
-            component,
-            settings,
-        },
-    ) in bundles.iter().enumerate()
-    {
-        let is_replaced = bundles
-            .iter()
-            .skip(index + 1)
-            .any(|later| later.name.value == name.value);
-        if !is_replaced {
-            let path = |key| format!("{BUNDLE}.{}.{key}", name.value.as_str().unwrap_or_default());
-            show(&path("component"), component, false, &mut shown);
-            show(&path("settings"), settings, true, &mut shown);
+    for (index, bundle) in bundles.iter().enumerate() {
+        let name = bundle.name();
+        if bundles.iter().skip(index + 1).any(|later| later.name() == name) {
+            continue;
+        }
+        for key in BUNDLE_KEYS.iter().filter(|key| key.name != "name") {
+            if let Some(given) = bundle.get(key.name) {
+                let may_be_secret = key.name == "settings";
+                show(
+                    &format!("{BUNDLE}.{name}.{}", key.name),
+                    given,
+                    may_be_secret,
+                    &mut shown,
+                );
+            }
         }
     }
     shown

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::Flags;
@@ -18,12 +18,26 @@ pub(super) struct Given {
     pub(super) origin: Origin,
 }
 
-/// An entry of `[[bundle]]`.
+/// An entry of `[[bundle]]`: every key of [`BUNDLE_KEYS`] by its path.
 #[derive(Debug, Clone)]
-pub(super) struct GivenBundle {
-    pub(super) name: Given,
-    pub(super) component: Given,
-    pub(super) settings: Given,
+pub(super) struct GivenBundle(BTreeMap<&'static str, Given>);
+
+impl GivenBundle {
+    /// `name` is the key's in the table.
+    pub(super) fn get(&self, name: &str) -> Option<&Given> {
+        self.0.get(path(BUNDLE, name).as_str())
+    }
+
+    /// Where its name is, which is where the entry is if it has none.
+    pub(super) fn at(&self) -> Origin {
+        self.get("name").map_or(Origin::Default, |given| given.origin.clone())
+    }
+
+    pub(super) fn name(&self) -> &str {
+        self.get("name")
+            .and_then(|given| given.value.as_str())
+            .unwrap_or_default()
+    }
 }
 
 /// What all sources have said so far, the later over the earlier.
@@ -109,18 +123,31 @@ impl Sources {
             return self.wrong(at.clone(), BUNDLE, "must be an array of tables: write [[bundle]]", None);
         };
         let mut given = self.read_table(BUNDLE, table, &BUNDLE_KEYS, origin);
+        self.grant_what_is_needed(&mut given);
         // An entry is read on its own: what it leaves out is empty, whatever the entry that it replaces had.
-        let mut take = |path, empty| {
-            given.remove(path).unwrap_or(Given {
-                value: empty,
+        for key in BUNDLE_KEYS.iter() {
+            given.entry(&key.path).or_insert_with(|| Given {
+                value: key.empty(),
                 origin: at.clone(),
-            })
-        };
-        self.bundles.push(GivenBundle {
-            name: take("bundle.name", Value::from("")),
-            component: take("bundle.component", Value::from("")),
-            settings: take("bundle.settings", Value::Object(Map::new())),
-        });
+            });
+        }
+        self.bundles.push(GivenBundle(given));
+    }
+
+    /// A built-in bundle has the grants of its own entry unless another names some.
+    fn grant_what_is_needed(&self, given: &mut BTreeMap<&'static str, Given>) {
+        let value = |path| given.get(path).and_then(|given: &Given| given.value.as_str());
+        if !value("bundle.component").unwrap_or_default().is_empty() || given.contains_key("bundle.grants") {
+            return;
+        }
+        let name = value("bundle.name");
+        let built_in = self
+            .bundles
+            .iter()
+            .find(|bundle| bundle.at() == Origin::Default && Some(bundle.name()) == name);
+        if let Some(grants) = built_in.and_then(|bundle| bundle.get("grants")) {
+            given.insert("bundle.grants", grants.clone());
+        }
     }
 
     fn read_table(
@@ -200,7 +227,7 @@ impl Sources {
         }
     }
 
-    fn problem(&mut self, origin: Origin, what: What) {
+    pub(super) fn problem(&mut self, origin: Origin, what: What) {
         self.problems.push(Problem { origin, what });
     }
 

@@ -2,19 +2,24 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::problem::{ConfigError, Origin};
+use super::keys::nearest;
+use super::problem::{ConfigError, Origin, What};
 use super::shown::shown;
-use super::sources::{Given, Sources};
+use super::sources::{Given, GivenBundle, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
     Log, LogFormat, POOL_SIZE_MAX, Pool, cache_dir, default_state_dir,
 };
 use crate::environment::Environment;
 use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
+use crate::plugins::budget::{Budget, LIMITS};
+use crate::plugins::bundle::Terms;
+use crate::plugins::grants::{Grant, Grants};
 use crate::ports::PortRange;
 
 impl Sources {
@@ -199,19 +204,57 @@ impl Sources {
         ))
     }
 
+    fn bundle(&mut self, given: &GivenBundle) -> Option<Bundle> {
+        let name = self.parse_given::<BundleName>("bundle.name", given.get("name")?, str::parse);
+        let sha256 = self.parse_given("bundle.sha256", given.get("sha256")?, optional);
+        let prefix = self.parse_given("bundle.prefix", given.get("prefix")?, optional);
+        let grants = self.parse_given("bundle.grants", given.get("grants")?, |list| {
+            let names: Vec<String> = serde_json::from_str(list)
+                .map_err(|_| InvalidValue(format!("must be a list of grants: {}", Grants::ALL)))?;
+            names
+                .iter()
+                .map(|name| name.parse::<Grant>())
+                .collect::<Result<Grants, _>>()
+        });
+        let budget = self.limits(given.get("limits")?);
+        Some(Bundle {
+            name: name?,
+            component: component(given.get("component")?, given.get("settings")?),
+            sha256: sha256?,
+            terms: Terms {
+                prefix: prefix?,
+                grants: grants?,
+                budget,
+            },
+        })
+    }
+
+    fn limits(&mut self, given: &Given) -> Budget {
+        let mut budget = Budget::BUNDLE;
+        for (key, value) in given.value.as_object().into_iter().flatten() {
+            let path = format!("bundle.limits.{key}");
+            let Some(limit) = LIMITS.iter().find(|limit| limit.key == key) else {
+                let known = LIMITS.iter().map(|limit| limit.key);
+                let nearest = nearest(key, known).map(|nearest| format!("bundle.limits.{nearest}"));
+                let (origin, name) = (given.origin.clone(), path);
+                self.problem(origin, What::Unknown { name, nearest });
+                continue;
+            };
+            if let Err(InvalidValue(expected)) = limit.apply(value, &mut budget) {
+                self.wrong(given.origin.clone(), &path, expected, Some(value.to_string()));
+            }
+        }
+        budget
+    }
+
     /// The built-in bundles, each in place unless an entry has its name, and the added ones.
     fn bundles(&mut self) -> Vec<Bundle> {
         let (mut bundles, mut built_in, mut replaced) = (Vec::<Bundle>::new(), BTreeSet::new(), BTreeSet::new());
         for given in std::mem::take(&mut self.bundles) {
-            let at = given.name.origin.clone();
-            let Some(name) = self.parse_given::<BundleName>("bundle.name", &given.name, str::parse) else {
+            let Some(bundle) = self.bundle(&given) else {
                 continue;
             };
-            let component = component(&given.component, &given.settings);
-            let bundle = Bundle {
-                name: name.clone(),
-                component,
-            };
+            let (name, at) = (bundle.name.clone(), given.at());
             if at == Origin::Default {
                 built_in.insert(name);
                 bundles.push(bundle);
@@ -232,6 +275,10 @@ impl Sources {
         }
         bundles
     }
+}
+
+fn optional<T: FromStr<Err = InvalidValue>>(text: &str) -> Result<Option<T>, InvalidValue> {
+    non_empty(text).map(str::parse).transpose()
 }
 
 fn non_empty(text: &str) -> Option<&str> {

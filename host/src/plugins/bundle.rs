@@ -1,11 +1,16 @@
 //! A tool bundle: its tools, and calls of them.
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use serde_json::{Map, Value};
 use wasmtime::component::HasSelf;
 
-use super::tools::Tool;
+use super::budget::Budget;
+use super::credentials::Placeholders;
+use super::grants::Grants;
+use super::tools::{Prefix, Tool};
 use super::v0_1::{Guest, ToolCall, bundle as wit};
-use super::{Budget, Loaded, PluginError, Runtime, Source};
+use super::{Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
 use crate::instance::{Caller, ProgressSink};
 use crate::manager::{InstanceManager, NewInstance};
@@ -13,12 +18,18 @@ use crate::manager::{InstanceManager, NewInstance};
 /// How many tools a bundle may offer: clients cope with some forty in all.
 const TOOLS_MAX: usize = 40;
 
+/// After how many failures of its own in a row a bundle is switched off.
+const FAILURES_MAX: u32 = 3;
+
 /// A component of the world `tool-bundle`.
 #[derive(Debug)]
 pub struct Bundle {
     loaded: Loaded,
+    grants: Grants,
     bindings: Indices,
     tools: Vec<Tool>,
+    /// How often it has failed in a row.
+    failures: AtomicU32,
 }
 
 struct Indices(wit::ToolBundleIndices);
@@ -26,6 +37,27 @@ struct Indices(wit::ToolBundleIndices);
 impl std::fmt::Debug for Indices {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Indices")
+    }
+}
+
+/// On what terms the configuration takes a bundle in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Terms {
+    /// What stands before its tools' names.
+    pub prefix: Option<Prefix>,
+    /// What it may ask the host for.
+    pub grants: Grants,
+    /// What it may use in one call.
+    pub budget: Budget,
+}
+
+impl Default for Terms {
+    fn default() -> Self {
+        Self {
+            prefix: None,
+            grants: Grants::default(),
+            budget: Budget::BUNDLE,
+        }
     }
 }
 
@@ -54,8 +86,8 @@ impl Bundle {
     ///
     /// # Errors
     /// If it isn't a tool bundle, refuses its settings, or describes tools that clients could not use.
-    pub async fn load(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
-        let loaded = Loaded::new(runtime, source, "tool-bundle", Budget::BUNDLE, |linker| {
+    pub async fn load(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
+        let loaded = Loaded::new(runtime, source, "tool-bundle", terms.budget, |linker| {
             wit::ToolBundle::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
         })?;
         let bindings = Indices(
@@ -67,8 +99,10 @@ impl Bundle {
         );
         let mut bundle = Self {
             loaded,
+            grants: terms.grants,
             bindings,
             tools: Vec::new(),
+            failures: AtomicU32::new(0),
         };
         let settings = bundle.loaded.settings.to_string();
         bundle
@@ -97,7 +131,7 @@ impl Bundle {
             .into_iter()
             .map(|tool| {
                 let name = tool.name.clone();
-                Tool::try_from(tool).map_err(|problem| unusable(format!("{name:?} {problem}")))
+                Tool::new(tool, terms.prefix.as_ref()).map_err(|problem| unusable(format!("{name:?} {problem}")))
             })
             .collect::<Result<_, _>>()?;
         Ok(bundle)
@@ -121,7 +155,8 @@ impl Bundle {
     /// The future may be dropped at any point: that ends the call and undoes what it made.
     ///
     /// # Errors
-    /// If the arguments don't fit the tool's schema, the bundle says why not, or fails.
+    /// If the arguments don't fit the tool's schema, the bundle says why not, fails, or has failed so often that it is
+    /// switched off.
     pub async fn call(
         &self,
         tool: &Tool,
@@ -132,27 +167,80 @@ impl Bundle {
     ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
         let arguments = Value::Object(arguments);
         tool.check_arguments(&arguments).map_err(Failure::invalid)?;
-        let arguments = arguments.to_string();
+        if self.failures.load(Ordering::Relaxed) >= FAILURES_MAX {
+            return Err(self.switched_off().into());
+        }
+        // Boxed: it holds all that a call may be at, and whoever calls would have to hold it, too.
+        let outcome = Box::pin(self.run(tool, arguments.to_string(), manager, caller, progress)).await;
+        self.count(&outcome);
+        outcome
+    }
+
+    fn switched_off(&self) -> PluginError {
+        PluginError::SwitchedOff {
+            name: self.name().to_owned(),
+            failures: FAILURES_MAX,
+        }
+    }
+
+    /// A bundle that is switched off stays so, whatever comes of calls that were under way.
+    fn count<T>(&self, outcome: &Result<T, CallError>) {
+        let next = |failures: u32| match outcome {
+            _ if failures >= FAILURES_MAX => None,
+            Err(CallError::Plugin(_)) => Some(failures + 1),
+            _ => Some(0),
+        };
+        let before = self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        if let (Ok(before), Err(CallError::Plugin(error))) = (before, outcome)
+            && before + 1 == FAILURES_MAX
+        {
+            // `Debug` keeps a guest's words on one line.
+            let (notice, last) = (self.switched_off().to_string(), error.to_string());
+            tracing::error!(bundle = self.name(), ?last, "{notice}");
+        }
+    }
+
+    async fn run(
+        &self,
+        tool: &Tool,
+        arguments: String,
+        manager: &InstanceManager,
+        caller: Caller,
+        progress: ProgressSink,
+    ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
         let call = ToolCall {
             manager: manager.clone(),
             caller,
             progress,
             created: Vec::new(),
         };
-        let (result, created) = self
+        let (result, (created, placeholders)) = self
             .call_guest(Some(call), async |tools, store| {
-                let result = tools.call_call(&mut *store, tool.name(), &arguments).await?;
-                Ok((result, store.data_mut().take_created()))
+                let result = tools.call_call(&mut *store, tool.own_name(), &arguments).await?;
+                Ok((result, store.data_mut().take_results()))
             })
             .await?;
-        let json = result.map_err(Failure::from)?;
-        self.loaded.check_output(&json)?;
-        let result = match serde_json::from_str(&json) {
-            Ok(Value::Object(result)) => result,
-            Ok(_) => return Err(self.loaded.nonsense("the result is JSON, but not an object").into()),
-            Err(error) => return Err(self.loaded.nonsense(format!("the result is not JSON: {error}")).into()),
+        let json = match result {
+            Ok(json) => json,
+            Err(failure) => {
+                self.loaded.check_output(failure.bytes())?;
+                return Err(Failure::from(failure).into());
+            }
         };
-        Ok((result, created))
+        self.loaded.check_output(json.len())?;
+        let result = Self::result(tool, &json, &placeholders);
+        Ok((result.map_err(|reason| self.loaded.nonsense(reason))?, created))
+    }
+
+    fn result(tool: &Tool, json: &str, placeholders: &Placeholders) -> Result<Map<String, Value>, String> {
+        let mut result: Value =
+            serde_json::from_str(json).map_err(|error| format!("the result is not JSON: {error}"))?;
+        tool.check_result(&result)?;
+        placeholders.fill(&mut result)?;
+        match result {
+            Value::Object(result) => Ok(result),
+            _ => Err("the result is JSON, but not an object".into()),
+        }
     }
 
     async fn call_guest<R>(
@@ -164,7 +252,7 @@ impl Bundle {
         ) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
         self.loaded
-            .call(Guest::new(&self.loaded, call), async |store| {
+            .call(Guest::new(&self.loaded, self.grants, call), async |store| {
                 let instance = self.loaded.instance.instantiate_async(&mut *store).await?;
                 let exports = self.bindings.0.load(&mut *store, &instance)?;
                 run(exports.dev_postgres_plugin_tools(), store).await

@@ -1,23 +1,29 @@
 //! The tools that bundles offer: what clients can use, what arguments fit, and who answers to which name.
 
 use std::collections::BTreeMap;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use jsonschema::Validator;
 use jsonschema::error::{TypeKind, ValidationErrorKind};
+use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use super::PluginError;
 use super::bundle::Bundle;
 use super::v0_1::bundle::exports::dev_postgres::plugin::tools as wit;
+use crate::instance::InvalidValue;
 use crate::policy::FieldError;
 
 /// The longest tool name: clients prefix the server's name and crop the whole at 60 or 64 characters.
 const NAME_CHARS_MAX: usize = 40;
+/// The longest prefix of a bundle's tool names.
+const PREFIX_CHARS_MAX: usize = 20;
 /// The longest description in bytes: Claude Code cuts at 2 KB.
 const DESCRIPTION_BYTES_MAX: usize = 2048;
 /// The longest schema in bytes.
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
+/// The most memory that a compiled pattern of a schema may take, in bytes.
+const PATTERN_BYTES_MAX: usize = 1 << 20;
 /// How much of an unknown argument's name is repeated.
 const NAME_CHARS_SHOWN: usize = 64;
 /// How many problems of one call are told.
@@ -27,12 +33,15 @@ const PROBLEMS_MAX: usize = 20;
 #[derive(Debug)]
 pub struct Tool {
     name: String,
+    /// What its own bundle calls it.
+    own_name: String,
     title: String,
     description: String,
     input_schema: Arc<Map<String, Value>>,
     output_schema: Option<Arc<Map<String, Value>>>,
     hints: Hints,
     arguments: Validator,
+    result: Option<Validator>,
 }
 
 /// MCP's tool annotations.
@@ -54,6 +63,11 @@ impl Tool {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What its bundle calls it: the name without the prefix that the configuration gives.
+    pub(super) fn own_name(&self) -> &str {
+        &self.own_name
     }
 
     /// For people.
@@ -110,6 +124,27 @@ impl Tool {
         problems.dedup_by(|a, b| a.field == b.field);
         problems.truncate(PROBLEMS_MAX);
         if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
+    /// Checks a result, as the bundle returned it, against the output schema.
+    ///
+    /// # Errors
+    /// Where it doesn't fit. No value is repeated.
+    pub(super) fn check_result(&self, result: &Value) -> Result<(), String> {
+        let Some(validator) = &self.result else {
+            return Ok(());
+        };
+        match validator.iter_errors(result).next() {
+            None => Ok(()),
+            Some(error) => {
+                // The names of fields are the bundle's own words.
+                let at: String = error.instance_path().as_str().chars().take(NAME_CHARS_SHOWN).collect();
+                let keyword = error.kind().keyword();
+                Err(format!(
+                    "the result does not fit the tool's output schema at {at:?}: {keyword}"
+                ))
+            }
+        }
     }
 
     fn explain(&self, at: &[String], kind: &ValidationErrorKind, problems: &mut Vec<FieldError>) {
@@ -177,20 +212,44 @@ impl Tool {
     }
 }
 
-/// Lints what a bundle describes, by what the clients listed in the MCP notes refuse or crop.
-impl TryFrom<wit::Tool> for Tool {
-    type Error = String;
+/// A word in `snake_case` that stands before the names of a bundle's tools, with an underscore between them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(String);
 
-    fn try_from(tool: wit::Tool) -> Result<Self, String> {
-        let name_fits = tool.name.starts_with(|c: char| c.is_ascii_lowercase())
-            && tool.name.len() <= NAME_CHARS_MAX
-            && tool
-                .name
-                .chars()
-                .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if !name_fits {
+impl FromStr for Prefix {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        if is_snake_case(text) && text.len() <= PREFIX_CHARS_MAX && !text.ends_with('_') {
+            return Ok(Self(text.to_owned()));
+        }
+        Err(InvalidValue(format!(
+            "must be a word in snake_case with at most {PREFIX_CHARS_MAX} characters"
+        )))
+    }
+}
+
+fn is_snake_case(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_lowercase())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+}
+
+impl Tool {
+    /// Lints what a bundle describes, by what the clients listed in the MCP notes refuse or crop.
+    ///
+    /// # Errors
+    /// What is wrong with it, to be read after its name.
+    pub(super) fn new(tool: wit::Tool, prefix: Option<&Prefix>) -> Result<Self, String> {
+        let name = match prefix {
+            Some(Prefix(prefix)) => format!("{prefix}_{}", tool.name),
+            None => tool.name.clone(),
+        };
+        if !is_snake_case(&tool.name) || name.len() > NAME_CHARS_MAX {
+            let with_prefix = prefix.map_or("", |_| ", prefix included");
             return Err(format!(
-                "must be named in snake_case with at most {NAME_CHARS_MAX} characters"
+                "must be named in snake_case with at most {NAME_CHARS_MAX} characters{with_prefix}"
             ));
         }
         if tool.title.trim().is_empty() || tool.description.trim().is_empty() {
@@ -209,12 +268,15 @@ impl TryFrom<wit::Tool> for Tool {
             .map(parse_schema)
             .transpose()
             .map_err(|problem| format!("has an output schema that {problem}"))?;
-        if let Some(schema) = &output_schema {
-            compile(schema).map_err(|problem| format!("has an output schema that {problem}"))?;
-        }
+        let result = output_schema
+            .as_ref()
+            .map(compile)
+            .transpose()
+            .map_err(|problem| format!("has an output schema that {problem}"))?;
         let arguments = compile(&input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
         Ok(Self {
-            name: tool.name,
+            name,
+            own_name: tool.name,
             title: tool.title,
             description: tool.description,
             input_schema: Arc::new(input_schema),
@@ -226,6 +288,7 @@ impl TryFrom<wit::Tool> for Tool {
                 open_world: tool.hints.open_world,
             },
             arguments,
+            result,
         })
     }
 }
@@ -254,14 +317,29 @@ fn parse_schema(text: &str) -> Result<Map<String, Value>, String> {
     {
         return Err(format!("has {keyword} at its root, which clients refuse"));
     }
-    if text.contains("\"$ref\"") {
+    if schema.values().any(has_reference) {
         return Err("has a $ref, which clients don't follow".into());
     }
     Ok(schema)
 }
 
+/// Whether anything below refers elsewhere. As a key, not in the text: JSON has many ways to write one.
+fn has_reference(value: &Value) -> bool {
+    match value {
+        Value::Object(fields) => fields.iter().any(|(name, value)| {
+            ["$ref", "$dynamicRef", "$recursiveRef"].contains(&name.as_str()) || has_reference(value)
+        }),
+        Value::Array(items) => items.iter().any(has_reference),
+        _ => false,
+    }
+}
+
 fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
     jsonschema::draft202012::options()
+        .offline()
+        // Patterns are the bundle's and what they are held against is the caller's: an engine that backtracks would let
+        // the two spend the host's time without end.
+        .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES_MAX))
         .build(&Value::Object(schema.clone()))
         .map_err(|error| format!("is not a JSON Schema: {error}"))
 }
@@ -330,13 +408,13 @@ mod tests {
     }
 
     fn problem(tool: wit::Tool) -> String {
-        Tool::try_from(tool).expect_err("clients can't use it")
+        Tool::new(tool, None).expect_err("clients can't use it")
     }
 
     #[test]
     fn names_that_clients_crop_or_refuse_are_refused() {
         let schema = json!({ "type": "object" });
-        assert!(Tool::try_from(described("a_tool_2", &schema)).is_ok());
+        assert!(Tool::new(described("a_tool_2", &schema), None).is_ok());
         for name in [
             "",
             "Tool",
@@ -351,6 +429,22 @@ mod tests {
                 problem(described(name, &schema)),
                 "must be named in snake_case with at most 40 characters"
             );
+        }
+    }
+
+    #[test]
+    fn a_prefix_stands_before_the_name_that_the_bundle_itself_goes_by() {
+        let prefix: Prefix = "acme".parse().expect("a prefix");
+        let described = |name: &str| described(name, &json!({ "type": "object" }));
+        let tool = Tool::new(described("seed"), Some(&prefix)).expect("a tool");
+        assert_eq!((tool.name(), tool.own_name()), ("acme_seed", "seed"));
+        assert!(Tool::new(described(&"a".repeat(35)), Some(&prefix)).is_ok());
+        assert_eq!(
+            Tool::new(described(&"a".repeat(36)), Some(&prefix)).expect_err("too long"),
+            "must be named in snake_case with at most 40 characters, prefix included"
+        );
+        for text in ["", "Acme", "acme_", "2nd", "a-b", &"a".repeat(21)] {
+            assert!(text.parse::<Prefix>().is_err(), "{text:?} was taken");
         }
     }
 
@@ -377,6 +471,14 @@ mod tests {
                 format!("has an input schema that {because}")
             );
         }
+        let disguised = wit::Tool {
+            input_schema: r#"{ "type": "object", "properties": { "a": { "\u0024ref": "\u0023" } } }"#.into(),
+            ..described("tool", &json!({}))
+        };
+        assert_eq!(
+            problem(disguised),
+            "has an input schema that has a $ref, which clients don't follow"
+        );
         let no_schema = problem(described("tool", &json!({ "type": "object", "properties": 7 })));
         assert!(
             no_schema.starts_with("has an input schema that is not a JSON Schema: "),
@@ -387,6 +489,21 @@ mod tests {
             &json!({ "type": "object", "title": "x".repeat(70_000) }),
         ));
         assert_eq!(too_long, "has an input schema that has more than 65536 bytes");
+    }
+
+    #[test]
+    fn patterns_cost_time_in_proportion_to_what_they_are_held_against_and_little_memory() {
+        let with_pattern = |pattern: &str| {
+            let schema = json!({ "type": "object", "properties": { "a": { "type": "string", "pattern": pattern } } });
+            Tool::new(described("tool", &schema), None)
+        };
+        for refused in ["(?=a)a", r"(a)\1", r"(\w{1000}){1000}"] {
+            let problem = with_pattern(refused).expect_err("it takes a backtracking engine, or much memory");
+            assert!(problem.contains("is not a JSON Schema"), "{problem}");
+        }
+        // A backtracking engine would take longer than the universe has.
+        let tool = with_pattern("^(a+)+$").expect("a tool");
+        assert!(tool.check_arguments(&json!({ "a": "a".repeat(100) + "b" })).is_err());
     }
 
     #[test]
@@ -419,7 +536,7 @@ mod tests {
             "required": ["name", "id"],
             "additionalProperties": false,
         });
-        let tool = Tool::try_from(described("tool", &schema)).expect("a tool");
+        let tool = Tool::new(described("tool", &schema), None).expect("a tool");
         let told = |arguments: Value| -> Vec<String> {
             let problems = tool.check_arguments(&arguments).expect_err("they don't fit");
             problems.iter().map(ToString::to_string).collect()

@@ -7,14 +7,18 @@ use rand::TryRng;
 use secrecy::{ExposeSecret, SecretString};
 use wasmtime::ResourceLimiter;
 
-use super::{Budget, Loaded, Overrun};
+use super::Loaded;
+use super::budget::{Budget, Overrun};
+use super::credentials::Placeholders;
+use super::grants::{Grant, Grants};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, ConnectionUri, CreateRequest, EngineKind, Found, Health, HealthReport, Image, Instance,
     InstanceId, InstanceSpec, InvalidValue, Limits, Password, ProgressSink, Status,
 };
-use crate::manager::{InstanceManager, NewInstance};
+use crate::manager::{InstanceError, InstanceManager, NewInstance};
 use crate::policy::{Action, FieldError, Rejection};
+use crate::sql;
 
 pub(super) mod bundle {
     //! The bindings of the world `tool-bundle`.
@@ -41,7 +45,7 @@ pub(super) mod policy {
     });
 }
 
-use bundle::dev_postgres::plugin::{instances, log, settings, types};
+use bundle::dev_postgres::plugin::{clock, instances, log, settings, sql as wit_sql, types};
 use policy::dev_postgres::plugin::random;
 use policy::exports::dev_postgres::plugin::rules;
 
@@ -50,6 +54,8 @@ const RANDOM_BYTES_MAX: u32 = 1024;
 
 /// What a line of log costs beyond its text: time, level, names. An empty one isn't free.
 const LOG_LINE_BYTES: usize = 128;
+/// What an instance or a report of one has in all, about.
+const INSTANCE_BYTES: usize = 512;
 /// How many core instances, and as many tables, one component may consist of; those of Rust have four, of Python forty.
 const INSTANCES_MAX: usize = 200;
 /// How many memories one component may have.
@@ -62,9 +68,13 @@ pub(super) struct Guest {
     pub(super) meter: Meter,
     name: Arc<str>,
     settings: Arc<str>,
-    log_bytes_left: usize,
-    /// What the host has told the guest in this call and must not reach the log.
+    grants: Grants,
+    budget: Budget,
+    /// What is left of the budget.
+    left: Budget,
+    /// What the host has met in this call and must not reach the log.
     secrets: Vec<SecretString>,
+    placeholders: Placeholders,
     tool_call: Option<ToolCall>,
 }
 
@@ -79,13 +89,16 @@ pub(super) struct ToolCall {
 }
 
 impl Guest {
-    pub(super) fn new(loaded: &Loaded, tool_call: Option<ToolCall>) -> Self {
+    pub(super) fn new(loaded: &Loaded, grants: Grants, tool_call: Option<ToolCall>) -> Self {
         Self {
             meter: Meter::new(loaded.budget),
             name: Arc::clone(&loaded.name),
             settings: Arc::clone(&loaded.settings),
-            log_bytes_left: loaded.budget.log_bytes,
+            grants,
+            budget: loaded.budget,
+            left: loaded.budget,
             secrets: Vec::new(),
+            placeholders: Placeholders::default(),
             tool_call,
         }
     }
@@ -97,24 +110,101 @@ impl Guest {
         }
     }
 
-    /// What a successful call has made, for the caller to keep.
-    pub(super) fn take_created(&mut self) -> Vec<NewInstance> {
-        self.tool_call
-            .as_mut()
-            .map(|call| std::mem::take(&mut call.created))
-            .unwrap_or_default()
+    /// What a successful call has made, for the caller to keep, and what stands for credentials in its result.
+    pub(super) fn take_results(&mut self) -> (Vec<NewInstance>, Placeholders) {
+        let created = self.tool_call.as_mut().map(|call| std::mem::take(&mut call.created));
+        (created.unwrap_or_default(), std::mem::take(&mut self.placeholders))
     }
 
-    fn tool_call(&mut self) -> wasmtime::Result<&mut ToolCall> {
-        self.tool_call
-            .as_mut()
-            .ok_or_else(|| wasmtime::Error::msg("instances can be reached in tools.call only"))
+    /// Every host function begins here; `bytes` are in its arguments.
+    fn count(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let calls = self.left.host_calls.checked_sub(1);
+        self.left.host_calls = calls.ok_or(Overrun::HostCalls(self.budget.host_calls))?;
+        self.pass(bytes)
     }
 
+    /// Counts data on its way to the host or from there.
+    fn pass(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let left = self.left.host_bytes.checked_sub(bytes);
+        self.left.host_bytes = left.ok_or(Overrun::HostBytes(self.budget.host_bytes))?;
+        Ok(())
+    }
+
+    /// Every host function that needs a grant begins here; `bytes` are in its arguments.
+    fn enter(&mut self, grant: Grant, bytes: usize) -> Result<&mut ToolCall, Refusal> {
+        self.count(bytes)?;
+        if !self.grants.has(grant) {
+            return Err(Refusal::Told(self.denied(grant)));
+        }
+        let outside = || {
+            Refusal::Ends(wasmtime::Error::msg(
+                "the host can be asked for this in tools.call only",
+            ))
+        };
+        self.tool_call.as_mut().ok_or_else(outside)
+    }
+
+    fn denied(&self, grant: Grant) -> types::Failure {
+        let (name, grant) = (&self.name, grant.as_str());
+        Failure::new(
+            FailureCode::Denied,
+            format!("the bundle {name} has no grant {grant:?}"),
+            format!("Whoever trusts it with that adds {grant:?} to its `grants` in the configuration file."),
+        )
+        .into()
+    }
+
+    /// The credentials themselves, or what stands for them.
     fn reveal(&mut self, connection: &Connection) -> types::Connection {
-        self.hide(connection.password.expose());
-        self.hide(connection.dsn.expose());
-        types::Connection::from(connection)
+        let (password, dsn) = (connection.password.expose(), connection.dsn.expose());
+        // Also of what the guest isn't told: it may find out, in the instance itself.
+        self.hide(password);
+        self.hide(dsn);
+        let (password, dsn) = if self.grants.has(Grant::ReadCredentials) {
+            (password.to_owned(), dsn.to_owned())
+        } else {
+            (self.placeholders.stand_in(password), self.placeholders.stand_in(dsn))
+        };
+        types::Connection {
+            instance: (&connection.instance).into(),
+            password,
+            dsn,
+        }
+    }
+}
+
+/// Why a host function has no answer.
+enum Refusal {
+    /// The guest is told, and goes on.
+    Told(types::Failure),
+    /// The call ends.
+    Ends(wasmtime::Error),
+}
+
+impl From<InstanceError> for Refusal {
+    fn from(error: InstanceError) -> Self {
+        Self::Told(Failure::from(&error).into())
+    }
+}
+
+impl From<wasmtime::Error> for Refusal {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Ends(error)
+    }
+}
+
+impl From<types::Failure> for Refusal {
+    fn from(failure: types::Failure) -> Self {
+        Self::Told(failure)
+    }
+}
+
+/// As the bindings want it.
+fn answer<T>(outcome: Result<T, Refusal>) -> wasmtime::Result<Result<T, types::Failure>> {
+    match outcome {
+        Ok(answer) => Ok(Ok(answer)),
+        Err(Refusal::Told(failure)) => Ok(Err(failure)),
+        Err(Refusal::Ends(error)) => Err(error),
     }
 }
 
@@ -169,19 +259,20 @@ impl types::Host for Guest {}
 
 impl settings::Host for Guest {
     async fn get(&mut self) -> wasmtime::Result<String> {
+        self.count(self.settings.len())?;
         Ok(self.settings.to_string())
     }
 }
 
 impl log::Host for Guest {
     async fn write(&mut self, level: log::Level, message: String) -> wasmtime::Result<()> {
-        let Some(left) = self.log_bytes_left.checked_sub(message.len() + LOG_LINE_BYTES) else {
-            if std::mem::take(&mut self.log_bytes_left) > 0 {
-                tracing::warn!(component = %self.name, "logs more than it may: the rest of this call's log is dropped");
-            }
+        self.count(message.len())?;
+        if !self.grants.has(Grant::Log) {
+            tracing::trace!(component = %self.name, "logs without the grant \"log\": dropped");
             return Ok(());
-        };
-        self.log_bytes_left = left;
+        }
+        let left = self.left.log_bytes.checked_sub(message.len() + LOG_LINE_BYTES);
+        self.left.log_bytes = left.ok_or(Overrun::Log(self.budget.log_bytes))?;
         let message = self.secrets.iter().fold(message, |text, secret| {
             text.replace(secret.expose_secret(), "[redacted]")
         });
@@ -199,6 +290,7 @@ impl log::Host for Guest {
 
 impl random::Host for Guest {
     async fn bytes(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
+        self.count(len as usize)?;
         if len > RANDOM_BYTES_MAX {
             return Err(wasmtime::Error::msg(format!(
                 "asked for {len} random bytes, may have {RANDOM_BYTES_MAX}"
@@ -210,73 +302,126 @@ impl random::Host for Guest {
     }
 }
 
+impl clock::Host for Guest {
+    async fn now(&mut self) -> wasmtime::Result<Result<u64, types::Failure>> {
+        self.count(0)?;
+        if !self.grants.has(Grant::Clock) {
+            return Ok(Err(self.denied(Grant::Clock)));
+        }
+        // A clock before 1970 is nobody's that has ever fetched this program.
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
 impl instances::Host for Guest {
     async fn create(
         &mut self,
         request: types::CreateRequest,
     ) -> wasmtime::Result<Result<types::Created, types::Failure>> {
-        let request = CreateRequest::from(request);
-        if let Some(password) = &request.password {
-            self.hide(password.expose_secret());
-        }
-        let call = self.tool_call()?;
-        let made = call.manager.create(&request, &call.caller, &call.progress).await;
-        Ok(match made {
-            Ok(made) => {
-                let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
-                call.created.push(made);
-                Ok(types::Created {
-                    connection: self.reveal(&connection),
-                    warnings,
-                })
-            }
-            Err(error) => Err(Failure::from(&error).into()),
-        })
+        answer(self.create_instance(request.into()).await)
     }
 
     async fn list(&mut self) -> wasmtime::Result<Result<Vec<types::Instance>, types::Failure>> {
-        let call = self.tool_call()?;
-        Ok(match call.manager.list(&call.caller).await {
-            Ok(instances) => Ok(instances.iter().map(Into::into).collect()),
-            Err(error) => Err(Failure::from(&error).into()),
-        })
+        answer(self.list_instances().await)
     }
 
     async fn get(&mut self, id: String) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
-        let id = match parse_id(&id) {
-            Ok(id) => id,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let call = self.tool_call()?;
-        Ok(match call.manager.get(id, &call.caller).await {
-            Ok(connection) => Ok(self.reveal(&connection)),
-            Err(error) => Err(Failure::from(&error).into()),
-        })
+        answer(self.get_instance(&id).await)
     }
 
     async fn drop(&mut self, id: String) -> wasmtime::Result<Result<(), types::Failure>> {
-        let id = match parse_id(&id) {
-            Ok(id) => id,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let call = self.tool_call()?;
-        Ok(call
-            .manager
-            .remove(id, &call.caller)
-            .await
-            .map_err(|error| Failure::from(&error).into()))
+        answer(self.drop_instance(&id).await)
     }
 
     async fn health(&mut self, id: String) -> wasmtime::Result<Result<types::HealthReport, types::Failure>> {
-        let id = match parse_id(&id) {
-            Ok(id) => id,
-            Err(failure) => return Ok(Err(failure)),
-        };
-        let call = self.tool_call()?;
-        Ok(match call.manager.health(id, &call.caller).await {
-            Ok(report) => Ok((&report).into()),
-            Err(error) => Err(Failure::from(&error).into()),
+        answer(self.check_instance(&id).await)
+    }
+}
+
+impl wit_sql::Host for Guest {
+    async fn query(
+        &mut self,
+        id: String,
+        statement: String,
+        parameters: Vec<wit_sql::Value>,
+    ) -> wasmtime::Result<Result<wit_sql::Table, types::Failure>> {
+        answer(self.query_instance(&id, &statement, parameters).await)
+    }
+
+    async fn execute(&mut self, id: String, script: String) -> wasmtime::Result<Result<(), types::Failure>> {
+        answer(self.execute_on_instance(&id, &script).await)
+    }
+}
+
+impl Guest {
+    async fn query_instance(
+        &mut self,
+        id: &str,
+        statement: &str,
+        parameters: Vec<wit_sql::Value>,
+    ) -> Result<wit_sql::Table, Refusal> {
+        let parameters: Vec<sql::Value> = parameters.into_iter().map(Into::into).collect();
+        let bytes = id.len() + statement.len() + parameters.iter().map(sql::Value::bytes).sum::<usize>();
+        let call = self.enter(Grant::Sql, bytes)?;
+        let table = call
+            .manager
+            .query(parse_id(id)?, statement, &parameters, &call.caller)
+            .await?;
+        self.pass(table.rows.iter().flatten().map(sql::Value::bytes).sum())?;
+        Ok(table.into())
+    }
+
+    async fn execute_on_instance(&mut self, id: &str, script: &str) -> Result<(), Refusal> {
+        let call = self.enter(Grant::Sql, id.len() + script.len())?;
+        Ok(call.manager.execute(parse_id(id)?, script, &call.caller).await?)
+    }
+
+    async fn create_instance(&mut self, request: CreateRequest) -> Result<types::Created, Refusal> {
+        let password = request.password.as_ref().map(ExposeSecret::expose_secret);
+        let asked = [&request.version, &request.database, &request.username];
+        let texts = asked.into_iter().flatten().map(String::as_str).chain(password);
+        let bytes = texts.map(str::len).sum::<usize>() + INSTANCE_BYTES;
+        if let Some(password) = password {
+            self.hide(password);
+        }
+        let (left, may) = (self.left.instances.checked_sub(1), self.budget.instances);
+        self.left.instances = left.unwrap_or_default();
+        let call = self.enter(Grant::Create, bytes)?;
+        left.ok_or_else(|| wasmtime::Error::from(Overrun::Instances(may)))?;
+        let made = call.manager.create(&request, &call.caller, &call.progress).await?;
+        let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
+        call.created.push(made);
+        Ok(types::Created {
+            connection: self.reveal(&connection),
+            warnings,
         })
+    }
+
+    async fn list_instances(&mut self) -> Result<Vec<types::Instance>, Refusal> {
+        let call = self.enter(Grant::Read, 0)?;
+        let instances = call.manager.list(&call.caller).await?;
+        self.pass(instances.len() * INSTANCE_BYTES)?;
+        Ok(instances.iter().map(Into::into).collect())
+    }
+
+    async fn get_instance(&mut self, id: &str) -> Result<types::Connection, Refusal> {
+        let call = self.enter(Grant::Read, id.len() + INSTANCE_BYTES)?;
+        let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
+        Ok(self.reveal(&connection))
+    }
+
+    async fn drop_instance(&mut self, id: &str) -> Result<(), Refusal> {
+        let call = self.enter(Grant::Drop, id.len())?;
+        Ok(call.manager.remove(parse_id(id)?, &call.caller).await?)
+    }
+
+    async fn check_instance(&mut self, id: &str) -> Result<types::HealthReport, Refusal> {
+        let call = self.enter(Grant::Health, id.len() + INSTANCE_BYTES)?;
+        let report = call.manager.health(parse_id(id)?, &call.caller).await?;
+        Ok((&report).into())
     }
 }
 
@@ -344,12 +489,47 @@ impl From<&Instance> for types::Instance {
     }
 }
 
-impl From<&Connection> for types::Connection {
-    fn from(connection: &Connection) -> Self {
+impl From<wit_sql::Value> for sql::Value {
+    fn from(value: wit_sql::Value) -> Self {
+        match value {
+            wit_sql::Value::Null => Self::Null,
+            wit_sql::Value::Boolean(value) => Self::Boolean(value),
+            wit_sql::Value::Integer(value) => Self::Integer(value),
+            wit_sql::Value::Float(value) => Self::Float(value),
+            wit_sql::Value::Text(text) => Self::Text(text),
+            wit_sql::Value::Bytes(bytes) => Self::Bytes(bytes),
+            wit_sql::Value::Json(text) => Self::Json(text),
+            wit_sql::Value::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<sql::Value> for wit_sql::Value {
+    fn from(value: sql::Value) -> Self {
+        match value {
+            sql::Value::Null => Self::Null,
+            sql::Value::Boolean(value) => Self::Boolean(value),
+            sql::Value::Integer(value) => Self::Integer(value),
+            sql::Value::Float(value) => Self::Float(value),
+            sql::Value::Text(text) => Self::Text(text),
+            sql::Value::Bytes(bytes) => Self::Bytes(bytes),
+            sql::Value::Json(text) => Self::Json(text),
+            sql::Value::Other(text) => Self::Other(text),
+        }
+    }
+}
+
+impl From<sql::Table> for wit_sql::Table {
+    fn from(table: sql::Table) -> Self {
+        let column = |column: sql::Column| wit_sql::Column {
+            name: column.name,
+            type_name: column.type_name,
+        };
+        let row = |row: Vec<sql::Value>| row.into_iter().map(Into::into).collect();
         Self {
-            instance: (&connection.instance).into(),
-            password: connection.password.expose().to_owned(),
-            dsn: connection.dsn.expose().to_owned(),
+            columns: table.columns.into_iter().map(column).collect(),
+            rows: table.rows.into_iter().map(row).collect(),
+            affected: table.affected,
         }
     }
 }
@@ -405,6 +585,16 @@ impl From<Failure> for types::Failure {
                 .map(|FieldError { field, message }| types::FieldError { field, message })
                 .collect(),
         }
+    }
+}
+
+impl types::Failure {
+    /// How long it is.
+    pub(super) fn bytes(&self) -> usize {
+        let fields = self.fields.iter();
+        // As much for each field as JSON has around it.
+        let in_fields = fields.map(|field| field.field.len() + field.message.len() + 32);
+        self.message.len() + self.advice.len() + in_fields.sum::<usize>()
     }
 }
 

@@ -1,0 +1,121 @@
+//! What a bundle may ask the host for: nothing, unless the configuration grants it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::instance::InvalidValue;
+
+/// One thing that a bundle may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grant {
+    /// Create instances.
+    Create,
+    /// List and get instances, without what opens them.
+    Read,
+    /// See passwords and connection URIs of the instances that it creates and gets.
+    ReadCredentials,
+    /// Drop instances.
+    Drop,
+    /// Run health checks.
+    Health,
+    /// Write to the host's log.
+    Log,
+    /// Read the clock.
+    Clock,
+    /// Run SQL on instances, as their superuser.
+    Sql,
+}
+
+impl Grant {
+    /// Every grant, in the order in which they are documented.
+    pub const ALL: [Self; 8] = [
+        Self::Create,
+        Self::Read,
+        Self::ReadCredentials,
+        Self::Drop,
+        Self::Health,
+        Self::Log,
+        Self::Clock,
+        Self::Sql,
+    ];
+
+    /// As the configuration has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Read => "read",
+            Self::ReadCredentials => "read-credentials",
+            Self::Drop => "drop",
+            Self::Health => "health",
+            Self::Log => "log",
+            Self::Clock => "clock",
+            Self::Sql => "sql",
+        }
+    }
+}
+
+impl FromStr for Grant {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let known = Self::ALL.into_iter().find(|grant| grant.as_str() == text);
+        known.ok_or_else(|| InvalidValue(format!("must be a list of grants: {}", Grants::ALL)))
+    }
+}
+
+/// A set of grants.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Grants(u8);
+
+impl Grants {
+    /// Every grant there is.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// Whether `grant` is among them.
+    #[must_use]
+    pub fn has(self, grant: Grant) -> bool {
+        self.0 & 1 << grant as u8 != 0
+    }
+}
+
+impl FromIterator<Grant> for Grants {
+    fn from_iter<T: IntoIterator<Item = Grant>>(grants: T) -> Self {
+        Self(grants.into_iter().fold(0, |set, grant| set | 1 << grant as u8))
+    }
+}
+
+impl fmt::Display for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = Grant::ALL
+            .into_iter()
+            .filter(|grant| self.has(*grant))
+            .map(Grant::as_str);
+        f.write_str(&names.collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl fmt::Debug for Grants {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Grants({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_grant_is_its_own_and_is_read_as_it_is_written() {
+        for grant in Grant::ALL {
+            assert_eq!(grant.as_str().parse::<Grant>().expect("a grant"), grant);
+            let alone: Grants = [grant].into_iter().collect();
+            assert!(!Grants::default().has(grant));
+            for other in Grant::ALL {
+                assert_eq!(alone.has(other), other == grant, "{grant:?} and {other:?}");
+            }
+        }
+        assert_eq!(Grant::ALL.into_iter().collect::<Grants>(), Grants::ALL);
+        assert!("Read".parse::<Grant>().is_err() && "read_credentials".parse::<Grant>().is_err());
+    }
+}

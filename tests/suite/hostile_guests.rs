@@ -1,0 +1,317 @@
+//! Tool bundles that misbehave in a real server: the call ends within its budget, the error names bundle and budget, other
+//! bundles go on, and what was taken comes back.
+
+use std::time::Duration;
+
+use dev_postgres_mcp::plugins::bundle::{Bundle, Terms};
+use dev_postgres_mcp::plugins::cache::Cache;
+use dev_postgres_mcp::plugins::{PluginError, Runtime, Source};
+use dev_postgres_mcp_tests::binary::TestEngine::Local;
+use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile, puppet};
+use dev_postgres_mcp_tests::puppet::{act, done, with_puppets};
+use dev_postgres_mcp_tests::session::Session;
+use rstest::rstest;
+use serde_json::{Value, json};
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
+
+const BAD: &str = "bad_act";
+const GOOD: &str = "good_act";
+
+/// A server with a bundle that behaves and one that doesn't.
+async fn server(environment: &TestEnvironment, bad: &str) -> Session {
+    let bad = format!("prefix = 'bad'\n{bad}");
+    let good = "prefix = 'good'\ngrants = ['clock', 'create']";
+    let environment = with_puppets(environment, "", &[("villain", &bad), ("hero", good)]);
+    Session::initialized(&environment, &[]).await
+}
+
+async fn assert_unharmed(session: &mut Session) {
+    assert!(done(session, GOOD, json!("now")).await.is_u64());
+}
+
+fn one(deed: &Value) -> Value {
+    json!({ "deeds": [deed] })
+}
+
+#[rstest]
+#[case::computes_for_ever(json!("spin"), "", "villain used more than its budget of 2 s of CPU time")]
+#[case::calls_itself_for_ever(json!("recurse"), "", "villain trapped: wasm trap: ")]
+#[case::takes_memory_without_end(json!("hoard"), "", "villain used more than its budget of 64 MiB of memory")]
+#[case::takes_what_it_was_given(
+    json!("hoard"),
+    "limits.memory_mib = 8",
+    "villain used more than its budget of 8 MiB of memory"
+)]
+#[case::traps(json!("trap"), "", "villain trapped: wasm trap: wasm `unreachable` instruction executed")]
+#[case::returns_100_mib(
+    json!({ "return": { "bytes": 100 << 20 } }),
+    "limits.memory_mib = 512",
+    "villain used more than its budget of 8 MiB of data to and from the host"
+)]
+#[case::returns_more_than_it_may(
+    json!({ "return": { "bytes": 1 << 21 } }),
+    "",
+    "villain used more than its budget of 1048576 bytes of output"
+)]
+#[case::fails_at_too_great_length(
+    json!({ "fail": { "bytes": 1 << 21 } }),
+    "",
+    "villain used more than its budget of 1048576 bytes of output"
+)]
+#[case::fails_with_too_many_fields(
+    json!({ "fail_with_fields": { "fields": 100_000 } }),
+    "",
+    "villain used more than its budget of 1048576 bytes of output"
+)]
+#[case::returns_no_text(json!("return_invalid_utf8"), "", "villain trapped: ")]
+#[case::returns_no_json(
+    json!({ "return_text": { "text": "{\"a\": " } }),
+    "",
+    "villain answered nonsense: the result is not JSON: "
+)]
+#[case::returns_json_of_endless_depth(
+    json!({ "return_text": { "text": "[".repeat(100_000) } }),
+    "",
+    "villain answered nonsense: the result is not JSON: recursion limit exceeded"
+)]
+#[case::returns_no_object(
+    json!({ "return_text": { "text": "[1]" } }),
+    "",
+    "villain answered nonsense: the result is JSON, but not an object"
+)]
+#[case::asks_the_host_in_a_tight_loop(
+    json!({ "ask_settings": { "times": 1_000_000_000 } }),
+    "",
+    "villain used more than its budget of 10000 calls of the host"
+)]
+#[case::asks_for_instances_in_a_tight_loop(
+    json!({ "ask_list": { "times": 1_000_000_000 } }),
+    "grants = ['read']\nlimits.host_calls = 50",
+    "villain used more than its budget of 50 calls of the host"
+)]
+#[case::logs_without_end(
+    json!({ "log": { "text": "la la la", "times": 1_000_000_000 } }),
+    "grants = ['log']",
+    "villain used more than its budget of 64 KiB of log"
+)]
+#[case::passes_more_data_than_it_may(
+    json!({ "log": { "text": "x".repeat(100_000), "times": 1000 } }),
+    "",
+    "villain used more than its budget of 8 MiB of data to and from the host"
+)]
+#[case::creates_more_than_it_may(
+    json!({ "create": {} }),
+    "grants = ['create']\nlimits.instances = 0",
+    "villain used more than its budget of 0 instances created"
+)]
+#[tokio::test]
+async fn a_call_that_misbehaves_ends_with_what_it_did_and_the_next_ones_succeed(
+    #[case] deed: Value,
+    #[case] lines: &str,
+    #[case] told: &str,
+) {
+    let mut session = server(&TestEnvironment::without_engine(), lines).await;
+    let error = session.fail(BAD, one(&deed)).await;
+    let message = error["message"].as_str().expect("text");
+    assert!(message.starts_with(told), "{message}");
+    assert_eq!(error["code"], "internal");
+    assert_unharmed(&mut session).await;
+    assert_eq!(
+        act(&mut session, BAD, json!([])).await,
+        Vec::<Value>::new(),
+        "its next call is a new one"
+    );
+    assert!(session.end().await.status.success());
+}
+
+#[tokio::test]
+async fn a_call_that_waits_for_ever_ends_in_time_and_what_it_made_is_dropped() {
+    let environment = TestEnvironment::on(Local);
+    let lines = "grants = ['create', 'sql']\nlimits.time = '20s'";
+    let mut session = server(&environment, lines).await;
+    let id = done(&mut session, GOOD, json!({ "create": {} })).await["id"].clone();
+    let deeds = json!([
+        { "create": {} },
+        { "execute": { "id": id, "script": "SELECT pg_sleep(600)" } },
+        { "execute": { "id": id, "script": "SELECT pg_sleep(600)" } },
+    ]);
+    let error = session.fail(BAD, json!({ "deeds": deeds })).await;
+    assert_eq!(
+        error["message"],
+        "villain used more than its budget of 20 s from call to answer"
+    );
+    assert_unharmed(&mut session).await;
+    session.succeed("drop_postgres_instance", json!({ "id": id })).await;
+    assert!(session.end().await.status.success());
+    let left = dev_postgres_mcp_tests::local::leftovers(&environment);
+    assert!(left.is_empty(), "left over: {left:?}");
+}
+
+#[tokio::test]
+async fn a_call_that_spins_ends_when_its_client_cancels_it() {
+    let mut session = server(&TestEnvironment::without_engine(), "limits.cpu = '1m'").await;
+    let params = json!({ "name": BAD, "arguments": one(&json!("spin")) });
+    let call = session.ask("tools/call", params).await;
+    // It is at work: others get their turn all the same.
+    assert_unharmed(&mut session).await;
+    let cancelled = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": call } });
+    session.send(&cancelled).await;
+    assert_unharmed(&mut session).await;
+    // A server ends when all calls have; this one had a minute left.
+    let begun = std::time::Instant::now();
+    assert!(session.end().await.status.success());
+    assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn after_three_failures_in_a_row_a_bundle_is_switched_off_and_the_others_stay() {
+    let mut session = server(&TestEnvironment::without_engine(), "").await;
+    let trap = || one(&json!("trap"));
+    for _ in 0..2 {
+        session.fail(BAD, trap()).await;
+    }
+    act(&mut session, BAD, json!([])).await;
+    for _ in 0..3 {
+        let error = session.fail(BAD, trap()).await;
+        assert_eq!(error["code"], "internal", "not in a row yet: {error}");
+    }
+    let error = session.fail(BAD, json!({ "deeds": [] })).await;
+    assert_eq!(error["code"], "unavailable");
+    assert_eq!(error["message"], "villain is switched off after 3 failures in a row");
+    assert!(
+        error["advice"]
+            .as_str()
+            .is_some_and(|advice| advice.contains("Restart the server")),
+        "{error}"
+    );
+    assert_unharmed(&mut session).await;
+    let log = session.end().await.log;
+    assert_eq!(
+        log.matches("switched off after 3 failures in a row").count(),
+        1,
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn what_guests_took_comes_back() {
+    let mut session = server(&TestEnvironment::without_engine(), "limits.memory_mib = 256").await;
+    let pid = Pid::from_u32(session.pid().expect("it runs"));
+    let resident = || {
+        let mut system = System::new().expect("processes can be looked at");
+        let seen = ProcessRefreshKind::nothing().with_memory();
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, seen);
+        system.process(pid).expect("it runs").memory()
+    };
+    let round = async |session: &mut Session| {
+        for deed in [json!("hoard"), json!({ "return": { "bytes": 100 << 20 } })] {
+            session.fail(BAD, one(&deed)).await;
+            act(session, BAD, json!([])).await;
+        }
+    };
+    round(&mut session).await;
+    let before = resident();
+    for _ in 0..5 {
+        round(&mut session).await;
+    }
+    let after = resident();
+    assert!(after < before + (64 << 20), "{before} bytes became {after}");
+    assert!(session.end().await.status.success());
+}
+
+async fn load(bytes: &[u8], settings: Value) -> Result<Bundle, PluginError> {
+    let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
+    let source = Source {
+        name: "villain".into(),
+        bytes: bytes.to_vec().into(),
+        sha256: None,
+        settings: settings.as_object().expect("an object").clone(),
+    };
+    let loaded = Bundle::load(&runtime, &source, &Terms::default()).await;
+    let hero = Source {
+        name: "hero".into(),
+        bytes: puppet().into(),
+        sha256: None,
+        settings: serde_json::Map::new(),
+    };
+    let hero = Bundle::load(&runtime, &hero, &Terms::default())
+        .await
+        .expect("others load");
+    assert_eq!(hero.tools().len(), 1);
+    loaded
+}
+
+#[rstest]
+#[case::traps(json!({ "describe": ["trap"] }), "villain trapped: ")]
+#[case::computes_for_ever(json!({ "describe": ["spin"] }), "villain used more than its budget of 2 s of CPU time")]
+#[case::wants_instances(
+    json!({ "describe": [{ "ask_list": { "times": 10_001 } }] }),
+    "villain used more than its budget of 10000 calls of the host"
+)]
+#[case::refuses_its_settings(json!({ "no_such": 1 }), "villain refuses its settings: ")]
+#[case::refuses_them_for_ever(json!({ "check": ["spin"] }), "villain used more than its budget of 2 s of CPU time")]
+#[case::describes_a_million_nodes(
+    json!({ "nodes": 1_000_000, "check": [] }),
+    "villain used more than its budget of "
+)]
+#[case::describes_a_great_many_nodes(
+    json!({ "nodes": 10_000 }),
+    "villain describes a tool that clients can't use: \"act\" has an input schema that has more than 65536 bytes"
+)]
+#[case::has_too_many_tools(
+    json!({ "tools": 41 }),
+    "villain describes a tool that clients can't use: it has 41 tools, may have 40"
+)]
+#[case::names_a_tool_as_no_client_can(
+    json!({ "tool": "act\n" }),
+    "villain describes a tool that clients can't use: \"act\\n\" must be named in snake_case with at most 40 characters"
+)]
+#[tokio::test]
+async fn a_bundle_that_misbehaves_at_load_is_refused_and_others_load(#[case] settings: Value, #[case] told: &str) {
+    let error = load(puppet(), settings).await.expect_err("it misbehaves").to_string();
+    assert!(error.starts_with(told), "{error}");
+}
+
+#[tokio::test]
+async fn pointers_to_where_no_memory_is_are_not_followed() {
+    let error = load(&hostile("tool-bundle", Misdeed::Stray), json!({})).await;
+    let error = error.expect_err("it answers with nothing").to_string();
+    assert!(error.starts_with("villain trapped: "), "{error}");
+}
+
+#[rstest]
+#[case::files("wasi:filesystem/preopens@0.2.0", "get-directories")]
+#[case::network("wasi:sockets/instance-network@0.2.0", "instance-network")]
+#[case::environment("wasi:cli/environment@0.2.0", "get-arguments")]
+#[case::standard_output("wasi:cli/stdout@0.2.0", "get-stdout")]
+#[case::clock("wasi:clocks/wall-clock@0.2.0", "now")]
+#[tokio::test]
+async fn a_component_that_wants_a_system_is_refused_with_what_it_wants(
+    #[case] interface: &str,
+    #[case] function: &str,
+) {
+    let component = format!("(component (import \"{interface}\" (instance (export \"{function}\" (func)))))");
+    let component = wat::parse_str(component).expect("a component");
+    let error = load(&component, json!({}))
+        .await
+        .expect_err("there is no WASI")
+        .to_string();
+    assert!(error.contains(interface), "{error}");
+}
+
+#[rstest]
+#[case::files("path_open")]
+#[case::network("sock_accept")]
+#[case::environment("environ_get")]
+#[case::standard_output("fd_write")]
+#[tokio::test]
+async fn a_module_that_wants_a_system_is_refused_with_what_it_wants(#[case] function: &str) {
+    let module = format!("(module (import \"wasi_snapshot_preview1\" \"{function}\" (func)))");
+    let module = wat::parse_str(module).expect("a module");
+    let error = load(&module, json!({}))
+        .await
+        .expect_err("there is no WASI")
+        .to_string();
+    assert!(error.contains("wasi_snapshot_preview1"), "{error}");
+}
