@@ -16,6 +16,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::provision::Session;
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use crate::probe;
 
 /// How much of a server's log is shown: lines, and bytes of all of them together.
 const LOG_LINES_MAX: usize = 20;
@@ -141,7 +142,6 @@ impl Waiting {
     }
 
     /// Waits until it ends.
-    #[must_use]
     pub fn lost(&self) -> WaitForCancellationFutureOwned {
         self.session.lost().clone().cancelled_owned()
     }
@@ -193,6 +193,17 @@ fn now_in_seconds() -> SystemTime {
 fn short_digest(source: &str) -> String {
     let start = Sha256::digest(source).first_chunk().copied().unwrap_or_default();
     format!("{:016x}", u64::from_be_bytes(start))
+}
+
+/// Runs a query with an instance's own credentials.
+async fn answers(found: &Found, deadline: Duration) -> Result<(), EngineError> {
+    probe::query(found, deadline)
+        .await
+        .map(drop)
+        .map_err(|error| EngineError::Request {
+            verb: "asking the new instance a query",
+            reason: error.to_string(),
+        })
 }
 
 /// Why a server that waited is not taken.

@@ -451,6 +451,8 @@ pub struct Created {
     pub found: Found,
     /// What whoever asked for it should know, one sentence each: a limit that this engine can't set.
     pub warnings: Vec<String>,
+    /// Whether it has answered a query with its own credentials already.
+    pub answers: bool,
 }
 
 /// An instance with what opens it, as whoever may read it is given it.

@@ -271,7 +271,11 @@ impl InstanceManager {
             Some(made) => made,
             None => self.start(&spec, progress).await?,
         };
-        let Created { found, mut warnings } = created;
+        let Created {
+            found,
+            mut warnings,
+            answers,
+        } = created;
         let id = found.instance.id;
         if request.version.is_none() && spec.image != self.defaults.image {
             let (given, wanted) = (spec.image.version(), self.defaults.image.version());
@@ -280,7 +284,12 @@ impl InstanceManager {
             ));
         }
         progress.tell(Progress::Waiting);
-        let connection = match self.until_ready(&found).await {
+        let ready = if answers {
+            Ok(())
+        } else {
+            self.until_ready(&found).await
+        };
+        let connection = match ready {
             Ok(()) => self.connection(found).await.map_err(InstanceError::from),
             Err(error) => Err(error),
         };
@@ -307,13 +316,14 @@ impl InstanceManager {
     /// # Errors
     /// If the engine can't tell, or the policy is broken.
     pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
+        let instances = self.engine.list().await?;
+        let verdicts = self.policy.authorize_each(Action::List, &instances, caller).await?;
         let mut visible = Vec::new();
-        for instance in self.engine.list().await? {
-            match self.policy.authorize(Action::List, &instance, caller).await {
+        for (instance, verdict) in instances.into_iter().zip(verdicts) {
+            match verdict {
                 Ok(()) => visible.push(instance),
-                Err(Rejection::Broken(fault)) => return Err(Rejection::Broken(fault).into()),
                 // `Debug` keeps a guest's words on one line.
-                Err(reason) => tracing::debug!(id = %instance.id, reason = ?reason.to_string(), "left out of the list"),
+                Err(reason) => tracing::debug!(id = %instance.id, ?reason, "left out of the list"),
             }
         }
         Ok(visible)

@@ -219,7 +219,7 @@ pub struct Source {
 
 impl Loaded {
     /// Compiles and links; takes some 30 ms of CPU time for 60 KB, and a hundredth of that if it was compiled before.
-    fn new(
+    async fn new(
         runtime: &Runtime,
         source: &Source,
         world: &'static str,
@@ -238,10 +238,16 @@ impl Loaded {
                 return Err(PluginError::Pinned { name, pinned, found });
             }
         }
-        let component = encode::component(&source.bytes)
-            .map_err(wasmtime::Error::msg)
+        let (compiler, bytes) = (runtime.clone(), source.bytes.clone());
+        // Where it may take its time: others are compiled meanwhile.
+        let compiled = tokio::task::spawn_blocking(move || {
+            let component = encode::component(&bytes).map_err(wasmtime::Error::msg)?;
+            compiler.cache.component(&compiler.engine, &component)
+        });
+        let component = compiled
+            .await
+            .unwrap_or_else(|error| Err(wasmtime::Error::msg(error.to_string())))
             .map_err(unfit)?;
-        let component = runtime.cache.component(&runtime.engine, &component).map_err(unfit)?;
         let mut linker = Linker::new(&runtime.engine);
         link(&mut linker).map_err(unfit)?;
         Ok(Self {

@@ -20,6 +20,24 @@ pub trait Policy: fmt::Debug + Send + Sync {
     /// Allows an action on an instance, or says why not.
     async fn authorize(&self, action: Action, target: &Instance, caller: &Caller) -> Result<(), Rejection>;
 
+    /// Allows an action on each of several instances, or says why not, in their order; an error is none of theirs.
+    async fn authorize_each(
+        &self,
+        action: Action,
+        targets: &[Instance],
+        caller: &Caller,
+    ) -> Result<Vec<Result<(), String>>, Rejection> {
+        let mut verdicts = Vec::new();
+        for target in targets {
+            verdicts.push(match self.authorize(action, target, caller).await {
+                Ok(()) => Ok(()),
+                Err(Rejection::Broken(fault)) => return Err(Rejection::Broken(fault)),
+                Err(reason) => Err(reason.to_string()),
+            });
+        }
+        Ok(verdicts)
+    }
+
     /// The connection URI that a caller is given.
     async fn connection_uri(&self, found: &Found) -> Result<ConnectionUri, Rejection>;
 }

@@ -134,6 +134,7 @@ fn policy_default() -> Source {
         .max_by_key(|&path| written(path))
         .expect("it was compiled");
     Source {
+        sha256: None,
         name: "policy-default".into(),
         bytes: Cow::Owned(std::fs::read(newest).expect("it can be read")),
         settings: serde_json::Map::new(),

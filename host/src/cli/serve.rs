@@ -18,11 +18,9 @@ pub(super) struct Serve {}
 
 impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<ExitCode, Failure> {
-        let server = Server::new(
-            Arc::clone(app.toolbox().await?),
-            app.manager().await?.clone(),
-            app.tracker().clone(),
-        );
+        // Each compiles its component where nobody has before.
+        let (toolbox, manager) = tokio::try_join!(app.toolbox(), app.manager())?;
+        let server = Server::new(Arc::clone(toolbox), manager.clone(), app.tracker().clone());
         match server.serve(tokio::io::stdin(), tokio::io::stdout()).await {
             Ok(()) => Ok(ExitCode::Ok),
             Err(error) => Err(Failure::new(FailureCode::Failed, error.to_string(), "")),

@@ -297,6 +297,7 @@ impl Engine for DockerEngine {
         Ok(Created {
             found,
             warnings: Vec::new(),
+            answers: false,
         })
     }
 

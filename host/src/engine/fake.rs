@@ -121,6 +121,7 @@ impl Engine for FakeEngine {
         Ok(Created {
             found,
             warnings: Vec::new(),
+            answers: false,
         })
     }
 
@@ -149,6 +150,7 @@ impl Engine for FakeEngine {
         Ok(Created {
             found,
             warnings: waiting.warnings,
+            answers: true,
         })
     }
 

@@ -41,7 +41,7 @@ use self::programs::ProgramFinder;
 pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
 use self::state_dir::StateDir;
-use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, answers};
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
@@ -244,10 +244,11 @@ impl Engine for LocalEngine {
             })
             .await?
         };
-        tokio::try_join!(noted, waiting.session.leave(spec, deadline))?;
+        tokio::try_join!(noted, waiting.session.leave(spec, deadline), answers(&found, deadline))?;
         Ok(Created {
             found,
             warnings: waiting.warnings,
+            answers: true,
         })
     }
 

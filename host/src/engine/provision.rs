@@ -114,9 +114,8 @@ impl Session {
         if let Some(Note { path, text }) = note {
             let (path, text) = (escape_literal(path), escape_literal(text));
             // Neither a quote nor a delimiter is in a JSON text, so it is written as it is.
-            work.push_str(&format!(
-                "; COPY (SELECT {text}) TO {path} (FORMAT csv, QUOTE E'\\x01', DELIMITER E'\\x02', ENCODING 'UTF8')"
-            ));
+            let form = r"FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02', ENCODING 'UTF8'";
+            work = format!("{work}; COPY (SELECT {text}) TO {path} ({form})");
         }
         within(deadline, async {
             if needs_database(spec) && !self.has_spare {

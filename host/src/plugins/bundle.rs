@@ -89,7 +89,8 @@ impl Bundle {
     pub async fn load(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
         let loaded = Loaded::new(runtime, source, "tool-bundle", terms.budget, |linker| {
             wit::ToolBundle::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
-        })?;
+        })
+        .await?;
         let bindings = Indices(
             wit::ToolBundleIndices::new(&loaded.instance).map_err(|error| PluginError::Unfit {
                 name: source.name.clone(),

@@ -34,7 +34,8 @@ impl ComponentPolicy {
     pub async fn load(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
         let loaded = Loaded::new(runtime, source, "policy", Budget::POLICY, |linker| {
             wit::Policy::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
-        })?;
+        })
+        .await?;
         let bindings = wit::PolicyIndices::new(&loaded.instance).map_err(|error| PluginError::Unfit {
             name: source.name.clone(),
             world: "policy",
@@ -112,6 +113,30 @@ impl Policy for ComponentPolicy {
         .await
         .map_err(|error| broken(&error))?
         .map_err(Rejection::Denied)
+    }
+
+    async fn authorize_each(
+        &self,
+        action: Action,
+        targets: &[Instance],
+        caller: &Caller,
+    ) -> Result<Vec<Result<(), String>>, Rejection> {
+        let caller = caller.into();
+        // One call as far as its budget goes: a sandbox takes more time than an answer.
+        self.call(&[], async |rules, store| {
+            let mut verdicts = Vec::new();
+            for target in targets {
+                let target = target.into();
+                verdicts.push(
+                    rules
+                        .call_authorize(&mut *store, action.into(), &target, &caller)
+                        .await?,
+                );
+            }
+            Ok(verdicts)
+        })
+        .await
+        .map_err(|error| broken(&error))
     }
 
     async fn connection_uri(&self, found: &Found) -> Result<ConnectionUri, Rejection> {

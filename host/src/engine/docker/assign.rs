@@ -5,7 +5,7 @@ use bollard::query_parameters::RenameContainerOptionsBuilder;
 use super::record::{self, Record};
 use super::{DockerEngine, container, image};
 use crate::engine::provision::Note;
-use crate::engine::{EngineError, Waiting, outdated};
+use crate::engine::{EngineError, Waiting, answers, outdated};
 use crate::instance::{Created, InstanceSpec};
 
 /// Gives the server its names and password, and the container the name that makes it an instance. Only its owner does so:
@@ -15,10 +15,6 @@ pub(super) async fn assign(
     waiting: Waiting,
     spec: &InstanceSpec,
 ) -> Result<Created, EngineError> {
-    let facts = image::facts(&engine.client, &spec.image).await?;
-    if facts.id != waiting.origin {
-        return Err(outdated());
-    }
     let found = waiting.becomes(spec);
     let id = waiting.id();
     let record = Record::of(&found);
@@ -28,7 +24,15 @@ pub(super) async fn assign(
         text: &text,
     };
     let deadline = engine.settings.request_timeout;
-    waiting.session.assign(spec, Some(note), deadline).await?;
+    // A server that is refused goes in any case: that it has a name by then does no harm.
+    let (facts, assigned) = tokio::join!(
+        image::facts(&engine.client, &spec.image),
+        waiting.session.assign(spec, Some(note), deadline)
+    );
+    if facts?.id != waiting.origin {
+        return Err(outdated());
+    }
+    assigned?;
     engine.records().insert(id, record);
     let container_id = &found.instance.container_id;
     let options = RenameContainerOptionsBuilder::new().name(&container::name(id)).build();
@@ -38,9 +42,10 @@ pub(super) async fn assign(
         });
         Ok(renamed.await?)
     };
-    tokio::try_join!(named, waiting.session.leave(spec, deadline))?;
+    tokio::try_join!(named, waiting.session.leave(spec, deadline), answers(&found, deadline))?;
     Ok(Created {
         found,
         warnings: waiting.warnings,
+        answers: true,
     })
 }

@@ -217,8 +217,7 @@ impl Job {
             match self.attempt(&facts, template, &network, address, &host).await {
                 Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
                 Err(Setback::TemplateGone(_)) if self.owner.is_none() => template = None,
-                Err(Setback::TemplateGone(error)) => return Err(error),
-                Err(Setback::Failed(error)) => return Err(error),
+                Err(Setback::TemplateGone(error) | Setback::Failed(error)) => return Err(error),
                 Ok(made) => return Ok(made),
             }
         }

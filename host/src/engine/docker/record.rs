@@ -53,7 +53,7 @@ impl Record {
             password: self.password.expose().to_owned(),
             created_at: humantime::format_rfc3339_seconds(self.created_at).to_string(),
         })
-        .map_err(|error| unreadable(error.to_string()))
+        .map_err(|error| unreadable(&error.to_string()))
     }
 
     /// Whoever may run SQL there as a superuser may have written it: whatever doesn't fit is an error.
@@ -89,8 +89,8 @@ pub(super) async fn read(client: &Client, container_id: &str) -> Result<Record, 
             Ok(archive)
         })
         .await?;
-    let text = only_file(&archive).ok_or_else(|| unreadable("it is no plain file".into()))?;
-    Record::parse(&text).map_err(unreadable)
+    let text = only_file(&archive).ok_or_else(|| unreadable("it is no plain file"))?;
+    Record::parse(&text).map_err(|reason| unreadable(&reason))
 }
 
 fn only_file(archive: &[u8]) -> Option<Vec<u8>> {
@@ -104,7 +104,7 @@ fn only_file(archive: &[u8]) -> Option<Vec<u8>> {
     Some(text)
 }
 
-fn unreadable(reason: String) -> EngineError {
+fn unreadable(reason: &str) -> EngineError {
     EngineError::Request {
         verb: "reading the instance back",
         reason: format!("somebody changed {PATH} in its container: {reason}"),

@@ -39,6 +39,7 @@ pub(super) async fn create(
     Ok(Created {
         found: made.found,
         warnings: made.warnings,
+        answers: false,
     })
 }
 

@@ -131,8 +131,7 @@ pub(super) struct ProgramFinder {
     path: Vec<PathBuf>,
     // A std mutex: held for a few instructions, never across a wait.
     known: Mutex<HashMap<PathBuf, Known>>,
-    /// What `pg_config` said, with the file that it was and when that was last changed.
-    pg_config: Mutex<Option<((PathBuf, Option<SystemTime>), PathBuf)>>,
+    pg_config: Mutex<Option<PgConfig>>,
     /// The configured user that servers run as.
     user: Option<String>,
 }
@@ -145,6 +144,15 @@ struct Known {
     asked_at: Instant,
     /// `None` if it said nothing that makes sense.
     programs: Option<Programs>,
+}
+
+/// What `pg_config --bindir` said.
+#[derive(Debug)]
+struct PgConfig {
+    program: PathBuf,
+    /// When the program was last changed, as of then.
+    changed: Option<SystemTime>,
+    bin_dir: PathBuf,
 }
 
 impl ProgramFinder {
@@ -212,19 +220,23 @@ impl ProgramFinder {
             .map(|folder| program(folder, "pg_config"))
             .find(|file| file.is_file())?;
         let changed = pg_config.metadata().and_then(|metadata| metadata.modified()).ok();
-        let asked = (pg_config.clone(), changed);
-        if let Some((before, folder)) = &*self.pg_config()
-            && *before == asked
+        if let Some(known) = &*self.pg_config()
+            && known.program == pg_config
+            && known.changed == changed
         {
-            return Some(folder.clone());
+            return Some(known.bin_dir.clone());
         }
         let said = ask(&pg_config, "--bindir", user).await?;
-        let folder = PathBuf::from(said.trim_end());
-        *self.pg_config() = Some((asked, folder.clone()));
-        Some(folder)
+        let bin_dir = PathBuf::from(said.trim_end());
+        *self.pg_config() = Some(PgConfig {
+            program: pg_config,
+            changed,
+            bin_dir: bin_dir.clone(),
+        });
+        Some(bin_dir)
     }
 
-    fn pg_config(&self) -> MutexGuard<'_, Option<((PathBuf, Option<SystemTime>), PathBuf)>> {
+    fn pg_config(&self) -> MutexGuard<'_, Option<PgConfig>> {
         self.pg_config.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
