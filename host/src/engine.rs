@@ -39,8 +39,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// others.
     async fn default_image(&self, configured: &Image) -> Image;
 
-    /// Sees to it that instances of `image` can be made, pulling or initialising what it takes.
-    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError>;
+    /// Sees to it that instances of `image` can be made, pulling or initialising what it takes; whether they have a template
+    /// to start from, and aren't initialised one by one.
+    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<bool, EngineError>;
 
     /// Creates and starts an instance that listens on `port`. On an error nothing is left of it. Its server may need
     /// some more time until it answers.

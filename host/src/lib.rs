@@ -57,12 +57,14 @@
 //!
 //! 1. Every create, read and drop passes the policy in [`manager::InstanceManager`], whether it comes from MCP, the
 //!    command line or a bundle. A policy that fails denies.
-//! 2. The engine is the source of truth: labels on containers, a file beside each local instance. A host that restarts
-//!    finds everything it left. What doesn't have our label, or isn't in our state directory, is never touched.
+//! 2. The engine is the source of truth: labels on containers, a file in those that were started ahead, a file beside
+//!    each local instance. A host that restarts finds everything it left. What doesn't have our label, or isn't in our
+//!    state directory, is never touched.
 //! 3. A guest starts with nothing and reaches what its world imports, a bundle only what it is granted of that. All that
 //!    [`plugins::budget`] has is bounded; each call gets a fresh store.
 //! 4. A password or DSN stands in the reply to whoever may read it and nowhere else: not in logs, error messages,
-//!    process arguments or names. The engine keeps the password where only those who control it can look.
+//!    process arguments or names. The engine keeps the password where only those who control it, or are the
+//!    instance's superuser, can look.
 //! 5. Whatever fails leaves no container, volume, network, process, directory or port behind.
 //! 6. The standard output of `mcp serve` carries JSON-RPC only.
 

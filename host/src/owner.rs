@@ -9,7 +9,7 @@
 //! another scope's name (another machine's, another user's) is not judged at all.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -58,7 +58,12 @@ impl Owners {
             return Ok(me.name.clone());
         }
         let folder = self.folder()?;
+        if let Some(state) = folder.parent() {
+            make_private(state)?;
+            check(state)?;
+        }
         make_private(folder)?;
+        check(folder)?;
         let scope = scope(folder)?;
         let new = loop {
             let process = Uuid::new_v4();
@@ -85,7 +90,8 @@ impl Owners {
         };
         let Ok(folder) = self.folder() else { return false };
         // Not `scope`: whoever only asks makes nothing.
-        if read_scope(&folder.join(SCOPE)).ok().flatten() != Some(of) {
+        let scope = File::open(folder.join(SCOPE)).and_then(|file| read_scope(&file));
+        if scope.ok().flatten() != Some(of) {
             return false;
         }
         ended(&folder.join(process.to_string())).unwrap_or(false)
@@ -143,22 +149,52 @@ fn ended(path: &Path) -> io::Result<bool> {
 /// The folder's name, given to it by whoever comes first.
 fn scope(folder: &Path) -> io::Result<Uuid> {
     let path = folder.join(SCOPE);
-    let lock = private(OpenOptions::new().create(true).truncate(false).read(true).write(true)).open(&path)?;
+    let mut lock = private(OpenOptions::new().create(true).truncate(false).read(true).write(true)).open(path)?;
     lock.lock()?;
-    if let Some(scope) = read_scope(&path)? {
+    // By the handle that has the lock: on Windows no other may read what is locked.
+    if let Some(scope) = read_scope(&lock)? {
         return Ok(scope);
     }
     let scope = Uuid::new_v4();
     lock.set_len(0)?;
+    lock.rewind()?;
     (&lock).write_all(scope.to_string().as_bytes())?;
     Ok(scope)
 }
 
 /// `None` if nobody has written it yet, or not to the end.
-fn read_scope(path: &Path) -> io::Result<Option<Uuid>> {
+fn read_scope(file: &File) -> io::Result<Option<Uuid>> {
     let mut text = String::new();
-    File::open(path)?.take(64).read_to_string(&mut text)?;
+    file.take(64).read_to_string(&mut text)?;
     Ok(text.parse().ok())
+}
+
+/// What somebody else could have put there is not to be trusted; what he owns is not to be filled.
+fn check(folder: &Path) -> io::Result<()> {
+    if is_ours(folder)? {
+        return Ok(());
+    }
+    let place = folder.display();
+    Err(io::Error::other(format!(
+        "{place} belongs to another user, or others may write to it"
+    )))
+}
+
+/// Whether a folder is this user's and nobody else may write to it.
+///
+/// # Errors
+/// If it can't be looked at.
+pub(crate) fn is_ours(folder: &Path) -> io::Result<bool> {
+    let metadata = folder.metadata()?;
+    #[cfg(unix)]
+    let is_ours = {
+        use std::os::unix::fs::MetadataExt as _;
+        metadata.uid() == nix::unistd::geteuid().as_raw() && metadata.mode() & 0o022 == 0
+    };
+    // Elsewhere the home folder's own protection has to do.
+    #[cfg(not(unix))]
+    let is_ours = metadata.is_dir();
+    Ok(is_ours)
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {

@@ -180,7 +180,7 @@ impl Engine for OneInstance {
         configured.clone()
     }
 
-    async fn prepare(&self, _image: &Image, _progress: &ProgressSink) -> Result<(), EngineError> {
+    async fn prepare(&self, _image: &Image, _progress: &ProgressSink) -> Result<bool, EngineError> {
         Err(nothing())
     }
 

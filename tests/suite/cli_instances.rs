@@ -223,7 +223,7 @@ fn a_version_can_be_prepared_before_it_is_asked_for(#[values(Docker, Local)] eng
     let version = if engine == Docker { "17" } else { "13" };
     for _ in 0..2 {
         let warmed = json_of(&environment, &["postgres", "warm", "--version", version]);
-        assert_eq!(warmed, json!({ "version": version }));
+        assert_eq!(warmed, json!({ "version": version, "template": true }));
     }
     let said = run(&environment, &["postgres", "warm", "--version", version]);
     assert_eq!(

@@ -10,7 +10,7 @@ use dev_postgres_mcp_tests::readme::repository;
 const KNOWN_BY: [(&str, &[&str]); 8] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
-    ("nix", &["engine/local", "plugins/cache.rs"]),
+    ("nix", &["engine/local", "owner.rs", "plugins/cache.rs"]),
     ("rmcp", &["mcp"]),
     ("sysinfo", &["engine/local/server.rs", "memory.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),

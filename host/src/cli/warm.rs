@@ -23,6 +23,7 @@ pub(super) struct Warm {
 #[derive(Serialize)]
 struct Warmed {
     version: String,
+    template: bool,
 }
 
 impl Warm {
@@ -30,11 +31,19 @@ impl Warm {
         let progress = ui.progress();
         let prepared = manager.prepare(self.version, &caller(), &progress.sink()).await;
         drop(progress);
-        let image = prepared.map_err(|error| Failure::from(&error))?;
+        let (image, has_template) = prepared.map_err(|error| Failure::from(&error))?;
         let warmed = Warmed {
             version: image.version().to_owned(),
+            template: has_template,
         };
-        ui.result(&warmed, || format!("PostgreSQL {} is prepared\n", warmed.version))?;
+        ui.result(&warmed, || {
+            let how = if has_template {
+                "prepared"
+            } else {
+                "here, without a template: its instances are initialised one by one"
+            };
+            format!("PostgreSQL {} is {how}\n", warmed.version)
+        })?;
         Ok(ExitCode::Ok)
     }
 }

@@ -105,7 +105,7 @@ impl Engine for AutoEngine {
         }
     }
 
-    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
+    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<bool, EngineError> {
         self.chosen().await?.prepare(image, progress).await
     }
 

@@ -268,20 +268,25 @@ impl Engine for DockerEngine {
         let containers = container::list(&self.client, None).await?;
         let orphans = self.orphans(containers).await;
         for (container_id, name) in &orphans {
-            remove::remove_container(&self.client, container_id).await?;
-            tracing::info!(name, "removed what a process that has ended had started ahead");
+            match remove::remove_container(&self.client, container_id).await {
+                Ok(_) => tracing::info!(name, "removed what a process that has ended had started ahead"),
+                Err(error) => {
+                    let error = EngineError::from(error);
+                    tracing::warn!(name, %error, "what a process that has ended had started ahead stays for now");
+                }
+            }
         }
         if !orphans.is_empty() {
             network::tidy(self, Trace::Made).await;
         }
-        Ok(())
+        template::remove_stale(self).await
     }
 
     async fn default_image(&self, configured: &Image) -> Image {
         configured.clone()
     }
 
-    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
+    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<bool, EngineError> {
         let facts = image::prepare(&self.client, image, self.settings.pull_timeout, progress).await?;
         template::prepare(self, image, facts, progress).await
     }

@@ -97,9 +97,9 @@ impl Engine for FakeEngine {
         self.default_image.clone().unwrap_or_else(|| configured.clone())
     }
 
-    async fn prepare(&self, image: &Image, _progress: &ProgressSink) -> Result<(), EngineError> {
+    async fn prepare(&self, image: &Image, _progress: &ProgressSink) -> Result<bool, EngineError> {
         self.record(format!("prepare {image}"));
-        Ok(())
+        Ok(true)
     }
 
     async fn create(

@@ -11,8 +11,9 @@
 //! | `log` | what the server writes to standard error |
 //! | `cgroups` | the control groups that limit it, one path a line |
 //!
-//! One that waits to become an instance has no `instance.json` yet. Without `instance.json` or `kept`, and with nobody holding `lock`, a folder is the rest of a create or removal whose
-//! process was killed: whoever comes across it removes it.
+//! One that waits to become an instance has no `instance.json` yet. Without `instance.json` or `kept`, and with nobody
+//! holding `lock`, a folder is the rest of a create or removal whose process was killed: whoever comes across it removes
+//! it.
 
 mod create;
 mod diagnose;
@@ -41,7 +42,7 @@ use self::programs::ProgramFinder;
 pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
 use self::state_dir::StateDir;
-use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, answers};
+use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, answers, outdated};
 use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
@@ -208,9 +209,9 @@ impl Engine for LocalEngine {
             .unwrap_or_else(|| configured.clone())
     }
 
-    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<(), EngineError> {
+    async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<bool, EngineError> {
         let programs = self.0.programs.find(image.version()).await?;
-        template::ensure(self, &programs, progress).await
+        template::ensure(self, &programs, progress).await.map(|()| true)
     }
 
     async fn create(
@@ -233,6 +234,10 @@ impl Engine for LocalEngine {
     }
 
     async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+        let programs = self.0.programs.find(spec.image.version()).await?;
+        if programs.origin() != waiting.origin {
+            return Err(outdated());
+        }
         let (id, found) = (waiting.id(), waiting.becomes(spec));
         let deadline = self.0.settings.ready_timeout;
         waiting.session.assign(spec, None, deadline).await?;

@@ -215,8 +215,11 @@ async fn connect(copied: &Copied<'_>) -> Result<Session, Setback> {
         .password(copied.password.expose())
         .dbname("postgres")
         .application_name(env!("CARGO_PKG_NAME"))
-        // A statement that fails has a password in it and is not to be logged.
-        .options("-c log_min_error_statement=panic")
+        // Statements have passwords in them and are not to be logged, whatever the image's settings are.
+        .options(
+            "-c log_statement=none -c log_min_duration_statement=-1 -c log_duration=off \
+             -c log_min_error_statement=panic",
+        )
         .connect(NoTls)
         .await
         .map_err(|error| match error.code() {

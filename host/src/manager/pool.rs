@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::future::select_all;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
@@ -18,6 +19,10 @@ use crate::ports::PortAllocator;
 const IMAGES_MAX: usize = 4;
 /// How often it is looked whether the machine is short of memory: nothing tells.
 const MEMORY_LOOK: Duration = Duration::from_secs(15);
+/// One that is lost sooner than this after it was ready counts as short-lived.
+const SHORT_LIFE: Duration = Duration::from_secs(30);
+/// After how many short lives in a row an image is given up, until somebody asks for it again.
+const SHORT_LIVES_MAX: u32 = 3;
 
 /// Keeps servers ready in the background.
 #[derive(Debug, Clone)]
@@ -47,6 +52,8 @@ struct State {
     /// What is to be ready, the last that was asked for first.
     wanted: Vec<Wanted>,
     ready: Vec<Ready>,
+    /// How many in a row were lost soon after they were ready.
+    short_lives: u32,
 }
 
 /// What servers are to be like that wait.
@@ -61,6 +68,7 @@ struct Wanted {
 #[derive(Debug)]
 pub(super) struct Ready {
     image: Image,
+    since: Instant,
     pub(super) waiting: Waiting,
     pub(super) unkept: Unkept,
 }
@@ -141,6 +149,7 @@ impl Pool {
             return None;
         }
         let mut state = self.state();
+        state.short_lives = 0;
         let place = state
             .ready
             .iter()
@@ -197,17 +206,26 @@ impl Pool {
             .into_iter()
             .partition(|ready| !is_short && !ready.waiting.is_lost() && is_wanted(ready));
         state.ready = keep;
+        let unwanted: Vec<Ready> = unwanted;
+        for lost in unwanted
+            .iter()
+            .filter(|ready| ready.waiting.is_lost() && ready.since.elapsed() < SHORT_LIFE)
+        {
+            state.short_lives += 1;
+            if state.short_lives >= SHORT_LIVES_MAX {
+                tracing::warn!(image = %lost.image, "servers that are started ahead end at once: none is any more");
+                state.short_lives = 0;
+                state.wanted.retain(|wanted| wanted.image != lost.image);
+            }
+        }
+        let wanted = state.wanted.clone();
         let missing = wanted.into_iter().find(|wanted| {
             let ready = state.ready.iter().filter(|ready| ready.image == wanted.image);
             ready.count() < self.0.size
         });
         drop(state);
-        let unwanted: Vec<Ready> = unwanted;
         if is_short && !unwanted.is_empty() {
-            tracing::info!(
-                servers = unwanted.len(),
-                "the machine is short of memory: none waits any more"
-            );
+            tracing::info!("the machine is short of memory: no server waits any more");
         }
         drop(unwanted);
         match missing {
@@ -268,6 +286,7 @@ impl Pool {
                 Ok(waiting) => {
                     return Ok(waiting.map(|waiting| Ready {
                         image: wanted.image.clone(),
+                        since: Instant::now(),
                         waiting,
                         unkept: Unkept::new(&self.0.engine, &self.0.tracker, id),
                     }));
@@ -410,6 +429,20 @@ mod tests {
         tokio::time::sleep(MEMORY_LOOK / 2).await;
         assert_ne!(desk.pool.state().ready[0].waiting.id(), lost);
         assert!(desk.engine.calls().contains(&"remove".to_owned()));
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_whose_servers_end_at_once_is_given_up_until_it_is_asked_for_again() {
+        let desk = Desk::new(1, || false);
+        desk.want("17");
+        for _ in 0..SHORT_LIVES_MAX {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            desk.engine.waiting.lock().expect("unpoisoned").clear();
+        }
+        assert_eq!(desk.waiting().await, 0);
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 1);
         desk.close().await;
     }
 

@@ -105,8 +105,15 @@ impl From<ImageInspect> for ImageFacts {
 }
 
 impl ImageFacts {
-    /// Whether it does at its start what the official image does, and so may be started without that.
-    pub(super) fn is_standard(&self) -> bool {
+    /// Whether it does at its start what the official image does, and so may be started without that. A version whose
+    /// passwords are MD5 hashes may not: there the hash, which every instance would have of the template, opens the others
+    /// while they start.
+    pub(super) fn may_have_template(&self) -> bool {
+        let has_scram = self.major.is_none_or(|major| major > LAST_SHORT_PASSWORD_MAJOR);
+        has_scram && self.is_standard()
+    }
+
+    fn is_standard(&self) -> bool {
         let entrypoint = match &self.entrypoint[..] {
             [only] => only.rsplit('/').next(),
             _ => None,

@@ -15,8 +15,10 @@ pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pr
     let mut pruned = templates(engine, dry_run).await?;
     let containers = container::list(&engine.client, None).await?;
     for (container_id, name) in engine.orphans(containers).await {
-        if !dry_run {
-            remove::remove_container(&engine.client, &container_id).await?;
+        if !dry_run && let Err(error) = remove::remove_container(&engine.client, &container_id).await {
+            let error = EngineError::from(error);
+            tracing::warn!(name, %error, "a server that was started ahead stays for now");
+            continue;
         }
         pruned.push(Pruned {
             kind: "server",
@@ -25,6 +27,7 @@ pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pr
         });
     }
     if !dry_run {
+        template::remove_stale(engine).await?;
         network::tidy(engine, Trace::Made).await;
     }
     Ok(pruned)

@@ -1,13 +1,14 @@
 //! Images with an initialised data directory in them: made once from each image, in that image's own way, for instances
 //! to start from without doing it again.
 
+use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::ContainerConfig;
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    LogsOptionsBuilder, StartContainerOptions, StopContainerOptions,
+    ListContainersOptionsBuilder, LogsOptionsBuilder, StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt;
 use rand::distr::{Alphanumeric, SampleString};
@@ -55,7 +56,7 @@ pub(super) fn reference(key: &str) -> String {
 
 /// The template of an image, if there is one.
 pub(super) async fn find(engine: &DockerEngine, facts: &ImageFacts) -> Result<Option<Template>, EngineError> {
-    if !facts.is_standard() {
+    if !facts.may_have_template() {
         return Ok(None);
     }
     let key = key(facts);
@@ -79,16 +80,19 @@ pub(super) async fn find(engine: &DockerEngine, facts: &ImageFacts) -> Result<Op
         }))
 }
 
-/// Sees to it that the image has a template, if it can have one.
+/// Sees to it that the image has a template, if it can have one; whether it has.
 pub(super) async fn prepare(
     engine: &DockerEngine,
     image: &Image,
     facts: ImageFacts,
     progress: &ProgressSink,
-) -> Result<(), EngineError> {
+) -> Result<bool, EngineError> {
     let key = key(&facts);
-    if !facts.is_standard() || hopeless(engine).contains(&key) || find(engine, &facts).await?.is_some() {
-        return Ok(());
+    if find(engine, &facts).await?.is_some() {
+        return Ok(true);
+    }
+    if !facts.may_have_template() || hopeless(engine).contains(&key) {
+        return Ok(false);
     }
     progress.tell(Progress::Initialising {
         version: image.version().to_owned(),
@@ -96,7 +100,9 @@ pub(super) async fn prepare(
     let (maker, image) = (engine.clone(), image.clone());
     // To its end, whatever becomes of whoever waits: the next one needs it as well.
     let making = engine.tracker.spawn(async move {
-        match tokio::time::timeout(MAKING_TIMEOUT, make(&maker, &image, &facts, &key)).await {
+        let made = tokio::time::timeout(MAKING_TIMEOUT, make(&maker, &image, &facts, &key)).await;
+        let is_there = matches!(made, Ok(Ok(())));
+        match made {
             // Rarely done, and this is when old ones come to be.
             Ok(Ok(())) => {
                 if let Err(error) = prune::templates(&maker, false).await {
@@ -114,10 +120,10 @@ pub(super) async fn prepare(
                 remove(&maker, &name(&key)).await;
             }
         }
+        is_there
     });
     // One that panicked has nothing to tell that the log doesn't have; the image's own way is still there.
-    let _ = making.await;
-    Ok(())
+    Ok(making.await.unwrap_or(false))
 }
 
 fn hopeless(engine: &DockerEngine) -> std::sync::MutexGuard<'_, std::collections::HashSet<String>> {
@@ -162,7 +168,7 @@ async fn make(engine: &DockerEngine, image: &Image, facts: &ImageFacts, key: &st
     match created {
         Ok(_) => {}
         Err(error) if error.status() == Some(409) => {
-            remove_if_stale(engine, &name).await;
+            remove_stale(engine).await?;
             return Err(Setback::Busy);
         }
         Err(error) => return Err(error.into()),
@@ -268,16 +274,38 @@ async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback
     Err(Setback::Failed(format!("it ended; its log ends with:\n{last_lines}")))
 }
 
-/// Removes a template's container whose maker was killed.
-async fn remove_if_stale(engine: &DockerEngine, name: &str) {
-    let container = engine.inspect(name).await.ok().flatten();
-    let created = container.and_then(|container| container.created);
-    let age = created
-        .and_then(|created| humantime::parse_rfc3339(&created).ok())
-        .and_then(|created| SystemTime::now().duration_since(created).ok());
-    if age.is_some_and(|age| age > MAKING_TIMEOUT) {
-        remove(engine, name).await;
+/// Removes the containers of templates whose makers were killed: those that are older than making one may take.
+///
+/// # Errors
+/// If it can't be told which there are.
+pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<(), EngineError> {
+    let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let containers = engine
+        .client
+        .call("listing templates", |docker| async move {
+            docker.list_containers(Some(options)).await
+        })
+        .await?;
+    for container in containers {
+        let labels = container.labels.unwrap_or_default();
+        let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or_default();
+        let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(created));
+        let mut names = container.names.iter().flatten();
+        // An instance has inherited the label.
+        let is_makers = !labels.contains_key(label::ID)
+            && labels
+                .get(label::TEMPLATE)
+                .is_some_and(|key| names.any(|known| known.trim_start_matches('/') == name(key)));
+        if let Some(id) = container.id
+            && is_makers
+            && age.is_ok_and(|age| age > MAKING_TIMEOUT)
+        {
+            tracing::info!(id, "removing a half-made template");
+            remove(engine, &id).await;
+        }
     }
+    Ok(())
 }
 
 async fn remove(engine: &DockerEngine, name: &str) {

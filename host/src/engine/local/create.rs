@@ -6,6 +6,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use tokio::process::Child;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
@@ -35,7 +36,8 @@ pub(super) async fn create(
     port: Port,
     progress: &ProgressSink,
 ) -> Result<Created, EngineError> {
-    let made = started(engine, id, spec, port, false, progress).await?;
+    let mut made = started(engine, id, spec, port, false, progress).await?;
+    made.guard.armed = false;
     Ok(Created {
         found: made.found,
         warnings: made.warnings,
@@ -50,10 +52,11 @@ pub(super) async fn start_ahead(
     spec: &InstanceSpec,
     port: Port,
 ) -> Result<Option<Waiting>, EngineError> {
-    let made = started(engine, id, spec, port, true, &ProgressSink::none()).await?;
+    let mut made = started(engine, id, spec, port, true, &ProgressSink::none()).await?;
+    made.guard.armed = false;
     Ok(made.session.map(|session| Waiting {
         instance: made.found.instance,
-        origin: String::new(),
+        origin: made.origin,
         warnings: made.warnings,
         session,
     }))
@@ -81,12 +84,33 @@ async fn started(
     answer.await.unwrap_or_else(|_| Err(unanswered()))
 }
 
-/// What a create has made.
+/// What a create has made, on its way to whoever asked for it.
 struct Made {
     found: Found,
+    /// What it was started from.
+    origin: String,
     warnings: Vec<String>,
     /// There if it is to wait.
     session: Option<Session>,
+    guard: Guard,
+}
+
+/// Undoes the create when dropped.
+struct Guard {
+    engine: LocalEngine,
+    id: InstanceId,
+    runtime: Handle,
+    armed: bool,
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        if self.armed {
+            let (engine, id) = (self.engine.clone(), self.id);
+            let tracker = engine.0.tracker.clone();
+            tracker.spawn_on(async move { undo(&engine, id).await }, &self.runtime);
+        }
+    }
 }
 
 /// One create.
@@ -103,21 +127,36 @@ struct Job {
 
 impl Job {
     async fn run(self) {
-        let mut made = self.make().await;
-        if made.is_ok() && self.reply.is_closed() {
-            made = Err(unwanted());
-        }
-        if made.is_err() {
-            undo(&self.engine, self.id).await;
-        }
-        let Self { engine, id, reply, .. } = self;
-        if let Err(Ok(_)) = reply.send(made) {
-            // Nobody took it, at the very last moment.
-            undo(&engine, id).await;
-        }
+        // Armed before anything is made: should what follows panic, that is undone, too.
+        let mut guard = Guard {
+            engine: self.engine.clone(),
+            id: self.id,
+            runtime: Handle::current(),
+            armed: true,
+        };
+        let made = match self.make().await {
+            Ok(_) if self.reply.is_closed() => Err(unwanted()),
+            made => made,
+        };
+        let made = match made {
+            Ok((found, origin, warnings, session)) => Ok(Made {
+                found,
+                origin,
+                warnings,
+                session,
+                guard,
+            }),
+            Err(error) => {
+                guard.armed = false;
+                undo(&self.engine, self.id).await;
+                Err(error)
+            }
+        };
+        // If nobody takes it, the guard is dropped here or with the other end of the channel.
+        let _ = self.reply.send(made);
     }
 
-    async fn make(&self) -> Result<Made, EngineError> {
+    async fn make(&self) -> Result<(Found, String, Vec<String>, Option<Session>), EngineError> {
         let engine = &self.engine;
         if is_taken(self.port) {
             return Err(EngineError::PortTaken(self.port));
@@ -133,11 +172,7 @@ impl Job {
         self.still_wanted()?;
         self.progress.tell(Progress::Starting);
         let (warnings, session) = self.start(&state, &folder, &programs, &template).await?;
-        Ok(Made {
-            found,
-            warnings,
-            session,
-        })
+        Ok((found, programs.origin(), warnings, session))
     }
 
     fn still_wanted(&self) -> Result<(), EngineError> {

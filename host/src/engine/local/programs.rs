@@ -112,6 +112,11 @@ impl Programs {
     pub(super) fn postgres(&self) -> PathBuf {
         program(&self.bin_dir, "postgres")
     }
+
+    /// What a server that runs was started from: other programs, or others in the same place, make another.
+    pub(super) fn origin(&self) -> String {
+        format!("{} {}", self.bin_dir.display(), self.build)
+    }
 }
 
 impl fmt::Display for Programs {

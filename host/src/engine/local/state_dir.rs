@@ -216,21 +216,12 @@ pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 
 /// What somebody else could have put there is not to be trusted.
 fn check_owner(root: &Path) -> Result<(), EngineError> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt;
-        let metadata = root
-            .metadata()
-            .map_err(failed("looking at the state directory", root))?;
-        if metadata.uid() != nix::unistd::geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-            return Err(EngineError::Unreachable {
-                endpoint: "the local engine".into(),
-                reason: format!("{} belongs to another user, or others may write to it", root.display()),
-                advice: "Name another folder in the setting local.state_dir.".into(),
-            });
-        }
+    if owner::is_ours(root).map_err(failed("looking at the state directory", root))? {
+        return Ok(());
     }
-    #[cfg(not(unix))]
-    let _ = root;
-    Ok(())
+    Err(EngineError::Unreachable {
+        endpoint: "the local engine".into(),
+        reason: format!("{} belongs to another user, or others may write to it", root.display()),
+        advice: "Name another folder in the setting local.state_dir.".into(),
+    })
 }

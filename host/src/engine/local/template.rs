@@ -24,6 +24,8 @@ const RECIPE: u32 = 1;
 const INITDB_TIMEOUT: Duration = Duration::from_mins(2);
 /// The locales to try, the official image's first.
 const LOCALES: [&str; 3] = ["en_US.UTF-8", "C.UTF-8", "C"];
+/// How long a template's name is, in hexadecimal digits: that of [`short_digest`].
+const KEY_LENGTH: usize = 16;
 /// What the names of locks and of half-made templates end with.
 const LOCK: &str = "lock";
 const UNFINISHED: &str = "new";
@@ -134,7 +136,7 @@ fn unfinished(state: &StateDir) -> Vec<(PathBuf, File)> {
     let entries = fs::read_dir(state.templates()).into_iter().flatten().flatten();
     entries
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == UNFINISHED))
+        .filter(|path| path.extension().is_some_and(|extension| extension == UNFINISHED) && is_keyed(path))
         .filter_map(|path| {
             let lock = open_lock(&path.with_extension(LOCK)).ok()?;
             lock.try_lock().ok().map(|()| (path, lock))
@@ -182,7 +184,7 @@ fn old(state: &StateDir, programs: &[Programs]) -> Vec<(PathBuf, String)> {
     let entries = fs::read_dir(state.templates()).into_iter().flatten().flatten();
     let finished = entries
         .map(|entry| entry.path())
-        .filter(|path| path.extension().is_none());
+        .filter(|path| path.extension().is_none() && is_keyed(path) && path.join("template.json").exists());
     finished
         .filter_map(|path| {
             let made = path.join("template.json").metadata().and_then(|file| file.modified());
@@ -225,6 +227,13 @@ pub(super) async fn ensure(
         version: programs.version.to_string(),
     });
     make(engine, &state, programs).await
+}
+
+/// Whether it is named as what belongs to a template is: the folder may be one that its owner keeps other things in.
+fn is_keyed(path: &Path) -> bool {
+    let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+    stem.len() == KEY_LENGTH && stem.bytes().all(is_hex)
 }
 
 fn key(state: &StateDir, programs: &Programs) -> String {
@@ -487,4 +496,26 @@ fn copy_files(files: &[(PathBuf, PathBuf)], user: Option<&ServerUser>) -> Result
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_named_as_a_template_is_taken_for_one() {
+        assert!(is_keyed(
+            Path::new("/state/templates").join(short_digest("any")).as_path()
+        ));
+        assert!(is_keyed(Path::new("/t/0123456789abcdef.new")));
+        for other in [
+            "/t/invoices",
+            "/t/invoices.new",
+            "/t/0123456789ABCDEF",
+            "/t/0123456789abcde",
+            "/t",
+        ] {
+            assert!(!is_keyed(Path::new(other)), "{other}");
+        }
+    }
 }
