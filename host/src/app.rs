@@ -1,6 +1,9 @@
 //! Puts configuration, engine, policy and manager together, each built when it is first needed.
 
 use std::borrow::Cow;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +23,7 @@ use crate::plugins::bundle::Bundle;
 use crate::plugins::cache::Cache;
 use crate::plugins::policy::ComponentPolicy;
 use crate::plugins::tools::Toolbox;
-use crate::plugins::{PluginError, Runtime, Source};
+use crate::plugins::{FILE_BYTES_MAX, PluginError, Runtime, Source};
 use crate::policy::Policy;
 
 /// The built-in components, as `build.rs` compiled them.
@@ -182,10 +185,10 @@ fn engine(config: &Config, environment: &Environment, tracker: &TaskTracker) -> 
     }
 }
 
-/// Reads the file at once: it is small, local, and read once, before anything else can be served.
+/// Reads the file at once: it is local and read once, before anything else can be served.
 fn source(name: &str, component: &Component) -> Result<Source, Failure> {
     let bytes = match &component.code {
-        Code::File(path) => std::fs::read(path).map(Cow::Owned).map_err(|error| {
+        Code::File(path) => read(path).map(Cow::Owned).map_err(|error| {
             unusable(&PluginError::Unreadable {
                 name: name.to_owned(),
                 path: path.display().to_string(),
@@ -204,6 +207,18 @@ fn source(name: &str, component: &Component) -> Result<Source, Failure> {
         sha256: None,
         settings: component.settings.expose().clone(),
     })
+}
+
+/// Reads at most as much as a component may have, and one byte more.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let (most, has) = (FILE_BYTES_MAX as u64, file.metadata()?.len());
+    if has > most {
+        return Err(io::Error::other(format!("it has {has} bytes, may have {most}")));
+    }
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// A component that can't be loaded is the configuration's fault, not that of whoever calls.

@@ -23,7 +23,7 @@ use crate::sql::{self, SqlError};
 /// How long the query of a health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often the removal of an instance that nobody waits for is tried.
-const REMOVAL_ATTEMPTS: u32 = 4;
+const REMOVAL_ATTEMPTS: u32 = 7;
 /// The pause before the second attempt; each further one is twice as long.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(250);
 
@@ -205,7 +205,8 @@ impl InstanceManager {
         self.pool.open();
     }
 
-    /// Does all that can be done for instances of a version before one is asked for, and says what they are made from.
+    /// Does all that can be done for instances of a version before one is asked for. What they are made from, and whether
+    /// that has a template.
     ///
     /// # Errors
     /// If the policy doesn't allow such instances, or they can't be had.
@@ -214,14 +215,14 @@ impl InstanceManager {
         version: Option<String>,
         caller: &Caller,
         progress: &ProgressSink,
-    ) -> Result<Image, InstanceError> {
+    ) -> Result<(Image, bool), InstanceError> {
         let request = CreateRequest {
             version,
             ..CreateRequest::default()
         };
         let spec = self.plan(&request, caller).await?;
-        self.engine.prepare(&spec.image, progress).await?;
-        Ok(spec.image)
+        let has_template = self.engine.prepare(&spec.image, progress).await?;
+        Ok((spec.image, has_template))
     }
 
     /// What the policy makes of a request.
@@ -261,10 +262,10 @@ impl InstanceManager {
     ) -> Result<NewInstance, InstanceError> {
         let creating = self.pool.creating();
         let spec = self.plan(request, caller).await?;
-        let ready = self.pool.take(&spec);
+        let taken = self.pool.take(&spec);
         self.pool.want(&spec.image, &spec.database);
-        let warm = match ready {
-            Some(ready) => self.assign(ready, &spec).await,
+        let warm = match taken {
+            Some(taken) => self.assign(taken, &spec).await,
             None => None,
         };
         let (created, mut unkept) = match warm {
@@ -284,12 +285,12 @@ impl InstanceManager {
             ));
         }
         progress.tell(Progress::Waiting);
-        let ready = if answers {
+        let answered = if answers {
             Ok(())
         } else {
             self.until_ready(&found).await
         };
-        let connection = match ready {
+        let connection = match answered {
             Ok(()) => self.connection(found).await.map_err(InstanceError::from),
             Err(error) => Err(error),
         };
@@ -545,6 +546,11 @@ impl NewInstance {
         self.unkept.armed = false;
         Ok(())
     }
+
+    /// Does nothing more about it: it is gone already.
+    pub(crate) fn forget(mut self) {
+        self.unkept.armed = false;
+    }
 }
 
 /// Removes an instance when it goes out of scope.
@@ -602,7 +608,7 @@ async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId) {
                 return;
             }
             Err(error) if attempt == REMOVAL_ATTEMPTS => {
-                tracing::error!(%id, %error, "could not be removed: `dev-postgres-mcp postgres drop` does it later");
+                tracing::error!(%id, %error, "could not be removed: `dev-postgres-mcp postgres drop` or `postgres prune` does it later");
             }
             Err(error) => {
                 tracing::warn!(%id, %error, attempt, "could not be removed yet");

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use self::budget::{Budget, Overrun};
 use self::cache::Cache;
+pub(crate) use self::encode::FILE_BYTES_MAX;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 
@@ -238,11 +239,11 @@ impl Loaded {
                 return Err(PluginError::Pinned { name, pinned, found });
             }
         }
-        let (compiler, bytes) = (runtime.clone(), source.bytes.clone());
+        let (shared, bytes) = (runtime.clone(), source.bytes.clone());
         // Where it may take its time: others are compiled meanwhile.
         let compiled = tokio::task::spawn_blocking(move || {
             let component = encode::component(&bytes).map_err(wasmtime::Error::msg)?;
-            compiler.cache.component(&compiler.engine, &component)
+            shared.cache.component(&shared.engine, &component)
         });
         let component = compiled
             .await
@@ -270,13 +271,10 @@ impl Loaded {
         // What one value may have; what all of them have is counted where they pass.
         store.set_hostcall_fuel(self.budget.host_bytes);
         let cpu = self.budget.cpu;
-        let mut ticks_left = cpu.as_millis() / TICK.as_millis();
         store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| {
-            if ticks_left == 0 {
-                return Err(Overrun::Cpu(cpu).into());
-            }
-            ticks_left -= 1;
+        store.epoch_deadline_callback(move |mut context| {
+            let ticks_left = &mut context.data_mut().ticks_left;
+            *ticks_left = ticks_left.checked_sub(1).ok_or(Overrun::Cpu(cpu))?;
             Ok(UpdateDeadline::Yield(1))
         });
         match tokio::time::timeout(self.budget.wall, run(&mut store)).await {

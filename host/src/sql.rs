@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -31,6 +30,9 @@ pub const ROWS_MAX: usize = 10_000;
 pub const BYTES_MAX: usize = 4 << 20;
 /// How long a statement or a script may take, connecting included.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// How often a server may be asked something on one connection. A client asks about each type it doesn't know, and about
+/// what that is made of, one inside the other: a type that is made of itself would have it go on until its stack ends.
+const QUESTIONS_MAX: usize = 256;
 /// How long it may take to have a server end what nobody waits for any more.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -118,6 +120,9 @@ pub enum SqlError {
     /// The server sends too much.
     #[error("it returns more than {BYTES_MAX} bytes")]
     Bytes,
+    /// Its parameters or columns have types with too much to them, or one that is made of itself.
+    #[error("the types of its parameters and columns take more than {QUESTIONS_MAX} questions to know")]
+    Types,
     /// It takes too long.
     #[error("it was not done within {} s", DEADLINE.as_secs())]
     TimedOut,
@@ -136,6 +141,10 @@ impl From<&SqlError> for Failure {
         let (code, advice) = match error {
             SqlError::Parameters { .. } => return invalid("parameters"),
             SqlError::Unshowable { .. } => return invalid("statement"),
+            SqlError::Types => (
+                FailureCode::Exhausted,
+                "Use fewer types of the database's own at once: cast columns and parameters to text.",
+            ),
             SqlError::Unreachable(_) => (FailureCode::Unavailable, "A health check says how the instance is."),
             SqlError::Refused(_) => (FailureCode::Failed, "Correct the SQL and try again."),
             SqlError::Rows | SqlError::Bytes => (
@@ -243,7 +252,7 @@ async fn session<T>(
     work: impl AsyncFnOnce(&Client) -> Result<T, End>,
 ) -> Result<T, SqlError> {
     let unreachable = |error: &dyn StdError| SqlError::Unreachable(probe::chain(error));
-    let is_full = Arc::new(AtomicBool::new(false));
+    let excess = Arc::new(OnceLock::new());
     let connected = async {
         let instance = &found.instance;
         let stream = TcpStream::connect((instance.host.as_str(), instance.port.get()))
@@ -252,8 +261,10 @@ async fn session<T>(
         let address = stream.peer_addr().map_err(|error| unreachable(&error))?;
         let capped = Capped {
             stream,
-            left: BYTES_MAX,
-            is_full: Arc::clone(&is_full),
+            bytes_left: BYTES_MAX,
+            questions_left: QUESTIONS_MAX,
+            is_asking: false,
+            excess: Arc::clone(&excess),
         };
         let (client, connection) = probe::config(found)
             // The server's own limit, for what goes on when nobody can tell it to end.
@@ -278,8 +289,10 @@ async fn session<T>(
                 Err(error) => error.into(),
             }),
         };
-        if is_full.load(Ordering::Relaxed) {
-            return Err(SqlError::Bytes);
+        match excess.get() {
+            Some(Excess::Bytes) => return Err(SqlError::Bytes),
+            Some(Excess::Questions) => return Err(SqlError::Types),
+            None => {}
         }
         let outcome = outcome.map_err(|end| match end {
             End::Sql(error) => error,
@@ -328,11 +341,29 @@ impl Drop for Unfinished {
     }
 }
 
-/// A connection that ends when the server has sent too much: a single row may have a gigabyte.
+/// What there was too much of on a connection.
+#[derive(Debug, Clone, Copy)]
+enum Excess {
+    Bytes,
+    Questions,
+}
+
+/// A connection that ends when the server has sent too much, a single row may have a gigabyte, or was asked too often.
 struct Capped {
     stream: TcpStream,
-    left: usize,
-    is_full: Arc<AtomicBool>,
+    bytes_left: usize,
+    questions_left: usize,
+    /// Whether something was written since the last flush.
+    is_asking: bool,
+    excess: Arc<OnceLock<Excess>>,
+}
+
+impl Capped {
+    fn end<T>(&self, excess: Excess) -> Poll<io::Result<T>> {
+        // The first one counts.
+        let _ = self.excess.set(excess);
+        Poll::Ready(Err(io::Error::other("a limit on the connection is passed")))
+    }
 }
 
 impl AsyncRead for Capped {
@@ -343,21 +374,28 @@ impl AsyncRead for Capped {
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if let Some(left) = self.left.checked_sub(buffer.filled().len() - before) {
-            self.left = left;
+        if let Some(left) = self.bytes_left.checked_sub(buffer.filled().len() - before) {
+            self.bytes_left = left;
             return read;
         }
-        self.is_full.store(true, Ordering::Relaxed);
-        Poll::Ready(Err(io::Error::other("the server sends too much")))
+        self.end(Excess::Bytes)
     }
 }
 
 impl AsyncWrite for Capped {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.is_asking = true;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // A client flushes when it has asked all that it has to ask and waits for the answer.
+        if std::mem::take(&mut self.is_asking) {
+            let Some(left) = self.questions_left.checked_sub(1) else {
+                return self.end(Excess::Questions);
+            };
+            self.questions_left = left;
+        }
         Pin::new(&mut self.stream).poll_flush(context)
     }
 

@@ -346,6 +346,64 @@ async fn sql_that_fails_or_passes_a_limit_is_told_so_and_the_next_is_run(#[value
     end(session, &id).await;
 }
 
+#[tokio::test]
+async fn types_made_of_types_without_end_are_told_so_and_the_server_goes_on() {
+    let (mut session, id) = with_instance(Local).await;
+    let script = "CREATE TYPE endless AS (n int);
+        UPDATE pg_attribute SET atttypid = 'endless'::regtype WHERE attrelid = 'endless'::regclass;
+        CREATE DOMAIN deep0 AS int;
+        DO $$ BEGIN FOR n IN 1..300 LOOP EXECUTE format('CREATE DOMAIN deep%s AS deep%s', n, n - 1); END LOOP; END $$";
+    let execute = json!({ "execute": { "id": id, "script": script } });
+    done(&mut session, "act", execute).await;
+    for (sql, parameters) in [
+        ("SELECT NULL::endless", json!([])),
+        ("SELECT $1::deep300::text", json!(["1"])),
+    ] {
+        let outcome = &act(&mut session, "act", json!([statement(&id, sql, &parameters)])).await[0];
+        assert!(text(outcome, "failed").contains("Exhausted"), "{sql}: {outcome}");
+        assert!(
+            text(outcome, "message").contains("more than 256 questions"),
+            "{outcome}"
+        );
+    }
+    let deep = done(
+        &mut session,
+        "act",
+        statement(&id, "SELECT $1::deep100::text", &json!(["1"])),
+    )
+    .await;
+    assert_eq!(deep["rows"], json!([[{ "text": "1" }]]));
+    end(session, &id).await;
+}
+
+#[tokio::test]
+async fn time_spent_waiting_for_the_host_is_no_time_spent_computing() {
+    let grants = "grants = ['create', 'sql']\nlimits.cpu = '300ms'";
+    let environment = with_puppets(&TestEnvironment::on(Local), "", &[("puppet", grants)]);
+    let mut session = Session::initialized(&environment, &[]).await;
+    let id = done(&mut session, "act", json!({ "create": {} })).await["id"].clone();
+    let wait = json!({ "execute": { "id": id, "script": "SELECT pg_sleep(0.02)" } });
+    let outcomes = act(&mut session, "act", Value::Array(vec![wait; 60])).await;
+    assert!(
+        outcomes.iter().all(|outcome| outcome["done"] == "executed"),
+        "{outcomes:?}"
+    );
+    end(session, id.as_str().expect("an id")).await;
+}
+
+#[tokio::test]
+async fn an_instance_that_a_call_makes_and_drops_is_no_error() {
+    let environment = TestEnvironment::on(Local);
+    let configured = with_puppets(&environment, "", &[("puppet", "grants = ['create', 'drop']")]);
+    let mut session = Session::initialized(&configured, &[]).await;
+    assert_eq!(done(&mut session, "act", json!("create_and_drop")).await, "dropped");
+    let remains = session.end().await;
+    assert!(remains.status.success());
+    assert!(!remains.log.contains("ERROR"), "{}", remains.log);
+    let left = dev_postgres_mcp_tests::local::leftovers(&environment);
+    assert!(left.is_empty(), "left over: {left:?}");
+}
+
 /// How many sessions run `SELECT pg_sleep(...)` there.
 async fn sleepers(session: &mut Session, id: &str) -> i64 {
     let asked = "SELECT count(*) FROM pg_stat_activity WHERE query ~ 'pg_slee[p]' AND state = 'active'";

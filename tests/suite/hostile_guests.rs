@@ -273,6 +273,17 @@ async fn a_bundle_that_misbehaves_at_load_is_refused_and_others_load(#[case] set
     assert!(error.starts_with(told), "{error}");
 }
 
+#[test]
+fn a_file_that_is_too_large_for_a_component_is_not_read() {
+    let environment = with_puppets(&TestEnvironment::without_engine(), "", &[("villain", "")]);
+    std::fs::File::create(environment.home().join("puppet.wasm"))
+        .and_then(|file| file.set_len(64 << 30))
+        .expect("a file with nothing in it");
+    let doctor = environment.command(["doctor"]).output().expect("it runs");
+    let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(said.contains("it has 68719476736 bytes, may have 67108864"), "{said}");
+}
+
 #[tokio::test]
 async fn pointers_to_where_no_memory_is_are_not_followed() {
     let error = load(&hostile("tool-bundle", Misdeed::Stray), json!({})).await;

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use wit_component::ComponentEncoder;
 
 /// The largest file that is looked at, in bytes: interpreters of other languages take some 20 MiB.
-const FILE_BYTES_MAX: usize = 64 << 20;
+pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
 /// How every WebAssembly binary begins.
 const MAGIC: &[u8] = b"\0asm";
 /// The version and layer of a core module; a component has others.

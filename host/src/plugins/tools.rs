@@ -22,8 +22,11 @@ const PREFIX_CHARS_MAX: usize = 20;
 const DESCRIPTION_BYTES_MAX: usize = 2048;
 /// The longest schema in bytes.
 const SCHEMA_BYTES_MAX: usize = 64 << 10;
-/// The most memory that a compiled pattern of a schema may take, in bytes.
-const PATTERN_BYTES_MAX: usize = 1 << 20;
+/// The most memory that the compiled patterns of a schema may take together, in bytes.
+const PATTERNS_BYTES_MAX: usize = 4 << 20;
+/// Up to which product of a schema's bytes and a value's all problems are looked for: there may be one for each pair of
+/// their parts, with ten times that in memory.
+const EXPLAINED_MAX: usize = 16 << 20;
 /// How much of an unknown argument's name is repeated.
 const NAME_CHARS_SHOWN: usize = 64;
 /// How many problems of one call are told.
@@ -103,8 +106,18 @@ impl Tool {
     /// Checks arguments against the input schema.
     ///
     /// # Errors
-    /// Every problem, by field. No value is repeated: it may be a password.
+    /// Every problem, by field; that there are some, if they are too many to look for. No value is repeated: it may be a
+    /// password.
     pub fn check_arguments(&self, arguments: &Value) -> Result<(), Vec<FieldError>> {
+        if self.arguments.is_valid(arguments) {
+            return Ok(());
+        }
+        if !is_explained(&self.input_schema, arguments) {
+            return Err(vec![FieldError {
+                field: "arguments".into(),
+                message: "do not fit the tool's input schema, and are too long to say where".into(),
+            }]);
+        }
         let mut problems = Vec::new();
         for error in self.arguments.iter_errors(arguments) {
             let at: Vec<String> = error
@@ -131,20 +144,22 @@ impl Tool {
     /// # Errors
     /// Where it doesn't fit. No value is repeated.
     pub(super) fn check_result(&self, result: &Value) -> Result<(), String> {
-        let Some(validator) = &self.result else {
+        let (Some(validator), Some(schema)) = (&self.result, &self.output_schema) else {
             return Ok(());
         };
-        match validator.iter_errors(result).next() {
-            None => Ok(()),
-            Some(error) => {
-                // The names of fields are the bundle's own words.
-                let at: String = error.instance_path().as_str().chars().take(NAME_CHARS_SHOWN).collect();
-                let keyword = error.kind().keyword();
-                Err(format!(
-                    "the result does not fit the tool's output schema at {at:?}: {keyword}"
-                ))
-            }
+        if validator.is_valid(result) {
+            return Ok(());
         }
+        // Not even the first one of a large result: `anyOf` has a list of those of all its branches.
+        if !is_explained(schema, result) {
+            return Err("the result does not fit the tool's output schema".into());
+        }
+        validator.validate(result).map_err(|error| {
+            // The names of fields are the bundle's own words.
+            let at: String = error.instance_path().as_str().chars().take(NAME_CHARS_SHOWN).collect();
+            let keyword = error.kind().keyword();
+            format!("the result does not fit the tool's output schema at {at:?}: {keyword}")
+        })
     }
 
     fn explain(&self, at: &[String], kind: &ValidationErrorKind, problems: &mut Vec<FieldError>) {
@@ -334,13 +349,44 @@ fn has_reference(value: &Value) -> bool {
     }
 }
 
+/// Whether what is wrong with `value` can be looked for in little memory.
+fn is_explained(schema: &Map<String, Value>, value: &Value) -> bool {
+    let schema_bytes = serde_json::to_vec(schema).map_or(usize::MAX, |text| text.len());
+    schema_bytes.saturating_mul(value.to_string().len()) <= EXPLAINED_MAX
+}
+
+/// How many patterns there are below; what only looks like one counts, too.
+fn patterns(value: &Value) -> usize {
+    match value {
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| {
+                let here = match (name.as_str(), value) {
+                    ("pattern", _) => 1,
+                    ("patternProperties", Value::Object(patterns)) => patterns.len(),
+                    _ => 0,
+                };
+                here + patterns(value)
+            })
+            .sum(),
+        Value::Array(items) => items.iter().map(patterns).sum(),
+        _ => 0,
+    }
+}
+
 fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
+    let schema = Value::Object(schema.clone());
+    let pattern_bytes = PATTERNS_BYTES_MAX / patterns(&schema).max(1);
     jsonschema::draft202012::options()
         .offline()
         // Patterns are the bundle's and what they are held against is the caller's: an engine that backtracks would let
         // the two spend the host's time without end.
-        .with_pattern_options(PatternOptions::regex().size_limit(PATTERN_BYTES_MAX))
-        .build(&Value::Object(schema.clone()))
+        .with_pattern_options(
+            PatternOptions::regex()
+                .size_limit(pattern_bytes)
+                .dfa_size_limit(pattern_bytes),
+        )
+        .build(&schema)
         .map_err(|error| format!("is not a JSON Schema: {error}"))
 }
 
@@ -561,5 +607,50 @@ mod tests {
                 "name must not be empty"
             ]
         );
+    }
+
+    #[test]
+    fn problems_without_end_are_not_looked_for_one_by_one() {
+        let branches: Vec<Value> = (0..1000).map(|n| json!({ "items": { "const": n } })).collect();
+        let schema = json!({ "type": "object", "properties": { "a": { "anyOf": branches } } });
+        let described = wit::Tool {
+            output_schema: Some(schema.to_string()),
+            ..described("tool", &schema)
+        };
+        let tool = Tool::new(described, None).expect("a tool");
+        let (small, large) = (json!({ "a": ["S3CRET"] }), json!({ "a": vec!["S3CRET"; 50_000] }));
+        let told = |arguments| tool.check_arguments(arguments).expect_err("they don't fit")[0].to_string();
+        assert_eq!(told(&small), "a does not fit its schema");
+        assert_eq!(
+            told(&large),
+            "arguments do not fit the tool's input schema, and are too long to say where"
+        );
+        assert_eq!(
+            tool.check_result(&small).expect_err("it doesn't fit"),
+            "the result does not fit the tool's output schema at \"/a\": anyOf"
+        );
+        assert_eq!(
+            tool.check_result(&large).expect_err("it doesn't fit"),
+            "the result does not fit the tool's output schema"
+        );
+        let fitting = json!({ "a": vec![7; 50_000] });
+        assert!(tool.check_arguments(&fitting).is_ok() && tool.check_result(&fitting).is_ok());
+    }
+
+    #[test]
+    fn many_patterns_have_no_more_memory_than_one() {
+        let with = |name: &str, count: usize| {
+            let patterns: Map<String, Value> = (0..count)
+                .map(|n| format!(r"^\w{{400}}{n}"))
+                .map(|pattern| (pattern.clone(), json!({ "pattern": pattern })))
+                .collect();
+            let schema = json!({ "type": "object", "properties": { "a": { name: patterns } } });
+            Tool::new(described("tool", &schema), None).map(drop)
+        };
+        for name in ["properties", "patternProperties"] {
+            with(name, 2).expect("it takes little memory");
+            let problem = with(name, 500).expect_err("it takes much memory");
+            assert!(problem.contains("is not a JSON Schema"), "{problem}");
+        }
     }
 }

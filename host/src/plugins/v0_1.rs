@@ -1,16 +1,17 @@
 //! WIT version 0.1: the generated bindings, what a guest's imports do, and the WIT ↔ domain conversion.
 
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rand::TryRng;
 use secrecy::{ExposeSecret, SecretString};
 use wasmtime::ResourceLimiter;
 
-use super::Loaded;
 use super::budget::{Budget, Overrun};
 use super::credentials::Placeholders;
 use super::grants::{Grant, Grants};
+use super::{Loaded, TICK};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, ConnectionUri, CreateRequest, EngineKind, Found, Health, HealthReport, Image, Instance,
@@ -72,9 +73,17 @@ pub(super) struct Guest {
     budget: Budget,
     /// What is left of the budget.
     left: Budget,
-    /// What the host has met in this call and must not reach the log.
+    /// How many more ticks it may compute.
+    pub(super) ticks_left: u128,
+    /// How long it has waited for the host, as far as that was taken for computing and is not made good yet.
+    waited: Duration,
+    /// What the host has met in this call and must not reach the log; nothing twice.
     secrets: Vec<SecretString>,
     placeholders: Placeholders,
+    /// What stands for the password and the connection URI of each instance that it was told of.
+    ///
+    /// By instance: one word for equal passwords would tell a guest whether it has guessed one.
+    stand_ins: HashMap<InstanceId, [String; 2]>,
     tool_call: Option<ToolCall>,
 }
 
@@ -97,16 +106,44 @@ impl Guest {
             grants,
             budget: loaded.budget,
             left: loaded.budget,
+            ticks_left: loaded.budget.cpu.as_millis() / TICK.as_millis(),
+            waited: Duration::ZERO,
             secrets: Vec::new(),
             placeholders: Placeholders::default(),
+            stand_ins: HashMap::new(),
             tool_call,
         }
     }
 
     /// Keeps `secret` out of the log.
     pub(super) fn hide(&mut self, secret: &str) {
-        if !secret.is_empty() {
+        let is_known = self.secrets.iter().any(|known| known.expose_secret() == secret);
+        if !secret.is_empty() && !is_known {
             self.secrets.push(secret.into());
+        }
+    }
+
+    /// Gives back what waiting for the host costs of the time for computing: the clock of that goes on, and the guest is
+    /// interrupted once, at its next step, if it has ticked meanwhile.
+    fn make_good(&mut self, waited: Duration) {
+        self.waited += waited.min(TICK);
+        if let Some(rest) = self.waited.checked_sub(TICK) {
+            self.waited = rest;
+            self.ticks_left += 1;
+        }
+    }
+
+    /// What a host function that waited since `begun` answers, as the bindings want it.
+    fn answer<T>(
+        &mut self,
+        begun: Instant,
+        outcome: Result<T, Refusal>,
+    ) -> wasmtime::Result<Result<T, types::Failure>> {
+        self.make_good(begun.elapsed());
+        match outcome {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(Refusal::Told(failure)) => Ok(Err(failure)),
+            Err(Refusal::Ends(error)) => Err(error),
         }
     }
 
@@ -136,6 +173,10 @@ impl Guest {
         if !self.grants.has(grant) {
             return Err(Refusal::Told(self.denied(grant)));
         }
+        self.in_tool_call()
+    }
+
+    fn in_tool_call(&mut self) -> Result<&mut ToolCall, Refusal> {
         let outside = || {
             Refusal::Ends(wasmtime::Error::msg(
                 "the host can be asked for this in tools.call only",
@@ -155,21 +196,26 @@ impl Guest {
     }
 
     /// The credentials themselves, or what stands for them.
-    fn reveal(&mut self, connection: &Connection) -> types::Connection {
+    fn reveal(&mut self, connection: &Connection) -> wasmtime::Result<types::Connection> {
         let (password, dsn) = (connection.password.expose(), connection.dsn.expose());
+        self.pass(password.len() + dsn.len())?;
         // Also of what the guest isn't told: it may find out, in the instance itself.
         self.hide(password);
         self.hide(dsn);
-        let (password, dsn) = if self.grants.has(Grant::ReadCredentials) {
-            (password.to_owned(), dsn.to_owned())
+        let [password, dsn] = if self.grants.has(Grant::ReadCredentials) {
+            [password.to_owned(), dsn.to_owned()]
         } else {
-            (self.placeholders.stand_in(password), self.placeholders.stand_in(dsn))
+            let placeholders = &mut self.placeholders;
+            self.stand_ins
+                .entry(connection.instance.id)
+                .or_insert_with(|| [placeholders.stand_in(password), placeholders.stand_in(dsn)])
+                .clone()
         };
-        types::Connection {
+        Ok(types::Connection {
             instance: (&connection.instance).into(),
             password,
             dsn,
-        }
+        })
     }
 }
 
@@ -199,13 +245,26 @@ impl From<types::Failure> for Refusal {
     }
 }
 
-/// As the bindings want it.
-fn answer<T>(outcome: Result<T, Refusal>) -> wasmtime::Result<Result<T, types::Failure>> {
-    match outcome {
-        Ok(answer) => Ok(Ok(answer)),
-        Err(Refusal::Told(failure)) => Ok(Err(failure)),
-        Err(Refusal::Ends(error)) => Err(error),
+/// `text` without `secrets`. They are looked for in the text as it was, each in time proportional to its length: what
+/// stands for one is never taken for another, so the outcome stays within a few times the text.
+fn redacted(text: &str, secrets: &[SecretString]) -> String {
+    let mut is_secret = vec![false; text.len()];
+    for secret in secrets {
+        for (at, found) in text.match_indices(secret.expose_secret()) {
+            is_secret[at..at + found.len()].fill(true);
+        }
     }
+    let mut shown = String::new();
+    let mut was_secret = false;
+    for (at, character) in text.char_indices() {
+        match (is_secret[at], was_secret) {
+            (false, _) => shown.push(character),
+            (true, false) => shown.push_str("[redacted]"),
+            (true, true) => {}
+        }
+        was_secret = is_secret[at];
+    }
+    shown
 }
 
 /// Counts the memory that a guest holds, tables included.
@@ -273,9 +332,7 @@ impl log::Host for Guest {
         }
         let left = self.left.log_bytes.checked_sub(message.len() + LOG_LINE_BYTES);
         self.left.log_bytes = left.ok_or(Overrun::Log(self.budget.log_bytes))?;
-        let message = self.secrets.iter().fold(message, |text, secret| {
-            text.replace(secret.expose_secret(), "[redacted]")
-        });
+        let message = redacted(&message, &self.secrets);
         let component = &self.name;
         // `Debug` keeps line breaks and control characters out of a line-based log.
         match level {
@@ -321,23 +378,33 @@ impl instances::Host for Guest {
         &mut self,
         request: types::CreateRequest,
     ) -> wasmtime::Result<Result<types::Created, types::Failure>> {
-        answer(self.create_instance(request.into()).await)
+        let begun = Instant::now();
+        let outcome = self.create_instance(request.into()).await;
+        self.answer(begun, outcome)
     }
 
     async fn list(&mut self) -> wasmtime::Result<Result<Vec<types::Instance>, types::Failure>> {
-        answer(self.list_instances().await)
+        let begun = Instant::now();
+        let outcome = self.list_instances().await;
+        self.answer(begun, outcome)
     }
 
     async fn get(&mut self, id: String) -> wasmtime::Result<Result<types::Connection, types::Failure>> {
-        answer(self.get_instance(&id).await)
+        let begun = Instant::now();
+        let outcome = self.get_instance(&id).await;
+        self.answer(begun, outcome)
     }
 
     async fn drop(&mut self, id: String) -> wasmtime::Result<Result<(), types::Failure>> {
-        answer(self.drop_instance(&id).await)
+        let begun = Instant::now();
+        let outcome = self.drop_instance(&id).await;
+        self.answer(begun, outcome)
     }
 
     async fn health(&mut self, id: String) -> wasmtime::Result<Result<types::HealthReport, types::Failure>> {
-        answer(self.check_instance(&id).await)
+        let begun = Instant::now();
+        let outcome = self.check_instance(&id).await;
+        self.answer(begun, outcome)
     }
 }
 
@@ -348,11 +415,15 @@ impl wit_sql::Host for Guest {
         statement: String,
         parameters: Vec<wit_sql::Value>,
     ) -> wasmtime::Result<Result<wit_sql::Table, types::Failure>> {
-        answer(self.query_instance(&id, &statement, parameters).await)
+        let begun = Instant::now();
+        let outcome = self.query_instance(&id, &statement, parameters).await;
+        self.answer(begun, outcome)
     }
 
     async fn execute(&mut self, id: String, script: String) -> wasmtime::Result<Result<(), types::Failure>> {
-        answer(self.execute_on_instance(&id, &script).await)
+        let begun = Instant::now();
+        let outcome = self.execute_on_instance(&id, &script).await;
+        self.answer(begun, outcome)
     }
 }
 
@@ -384,18 +455,19 @@ impl Guest {
         let asked = [&request.version, &request.database, &request.username];
         let texts = asked.into_iter().flatten().map(String::as_str).chain(password);
         let bytes = texts.map(str::len).sum::<usize>() + INSTANCE_BYTES;
+        let (left, may) = (self.left.instances.checked_sub(1), self.budget.instances);
+        self.left.instances = left.unwrap_or_default();
+        self.enter(Grant::Create, bytes)?;
+        left.ok_or_else(|| wasmtime::Error::from(Overrun::Instances(may)))?;
         if let Some(password) = password {
             self.hide(password);
         }
-        let (left, may) = (self.left.instances.checked_sub(1), self.budget.instances);
-        self.left.instances = left.unwrap_or_default();
-        let call = self.enter(Grant::Create, bytes)?;
-        left.ok_or_else(|| wasmtime::Error::from(Overrun::Instances(may)))?;
+        let call = self.in_tool_call()?;
         let made = call.manager.create(&request, &call.caller, &call.progress).await?;
         let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
         call.created.push(made);
         Ok(types::Created {
-            connection: self.reveal(&connection),
+            connection: self.reveal(&connection)?,
             warnings,
         })
     }
@@ -410,12 +482,18 @@ impl Guest {
     async fn get_instance(&mut self, id: &str) -> Result<types::Connection, Refusal> {
         let call = self.enter(Grant::Read, id.len() + INSTANCE_BYTES)?;
         let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
-        Ok(self.reveal(&connection))
+        Ok(self.reveal(&connection)?)
     }
 
     async fn drop_instance(&mut self, id: &str) -> Result<(), Refusal> {
         let call = self.enter(Grant::Drop, id.len())?;
-        Ok(call.manager.remove(parse_id(id)?, &call.caller).await?)
+        let id = parse_id(id)?;
+        call.manager.remove(id, &call.caller).await?;
+        // What this call itself has made is neither to be kept nor to be dropped again.
+        for gone in call.created.extract_if(.., |made| made.connection().instance.id == id) {
+            gone.forget();
+        }
+        Ok(())
     }
 
     async fn check_instance(&mut self, id: &str) -> Result<types::HealthReport, Refusal> {
@@ -697,4 +775,111 @@ pub(super) fn connection_uri(text: String) -> Result<ConnectionUri, InvalidValue
         ));
     }
     Ok(ConnectionUri::new(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+
+    fn guest(grants: impl IntoIterator<Item = Grant>) -> Guest {
+        let budget = Budget::BUNDLE;
+        Guest {
+            meter: Meter::new(budget),
+            name: "guest".into(),
+            settings: "{}".into(),
+            grants: grants.into_iter().collect(),
+            budget,
+            left: budget,
+            ticks_left: 0,
+            waited: Duration::ZERO,
+            secrets: Vec::new(),
+            placeholders: Placeholders::default(),
+            stand_ins: HashMap::new(),
+            tool_call: None,
+        }
+    }
+
+    fn connection(password: &str) -> Connection {
+        let (engine, _) = FakeEngine::default().with_instance(Status::Running);
+        let found = engine.instances.lock().expect("unpoisoned").remove(0);
+        Connection {
+            instance: found.instance,
+            password: Password::new(password).expect("a password"),
+            dsn: ConnectionUri::new(format!("postgresql://postgres:{password}@127.0.0.1/")),
+        }
+    }
+
+    #[test]
+    fn secrets_are_looked_for_in_the_text_as_it_was() {
+        let of = |text: &str, secrets: &[&str]| {
+            let secrets: Vec<SecretString> = secrets.iter().map(|&secret| secret.into()).collect();
+            redacted(text, &secrets)
+        };
+        assert_eq!(of("me", &["e"]), "m[redacted]");
+        assert_eq!(of("me", &["e", "d", "r", "redacted", "["]), "m[redacted]");
+        assert_eq!(of("é: s3cret, s3", &["s3", "s3cret"]), "é: [redacted], [redacted]");
+        assert_eq!(
+            of("uri://s3cret@é s3cret", &["s3cret", "uri://s3cret@é"]),
+            "[redacted] [redacted]"
+        );
+        assert_eq!(
+            of("abcd", &["abc", "bcd"]),
+            "[redacted]",
+            "where they overlap nothing stays"
+        );
+        assert_eq!(of("é", &["è"]), "é");
+        assert_eq!(of("nothing", &[]), "nothing");
+    }
+
+    #[tokio::test]
+    async fn a_password_that_a_guest_makes_up_is_a_secret_only_where_it_may_create() {
+        let mut guest = guest([Grant::Read]);
+        let request = CreateRequest {
+            password: Some("e".to_owned().into()),
+            ..CreateRequest::default()
+        };
+        assert!(guest.create_instance(request).await.is_err());
+        assert!(guest.secrets.is_empty());
+    }
+
+    #[test]
+    fn what_an_instance_is_known_by_is_counted_each_time_and_kept_once() {
+        let mut guest = guest([Grant::Read]);
+        let (one, other) = (connection("s3cret"), connection("s3cret"));
+        let before = guest.left.host_bytes;
+        let told = guest.reveal(&one).expect("within the budget");
+        assert!(told.password.starts_with("credential-"), "{}", told.password);
+        let each = before - guest.left.host_bytes;
+        assert_eq!(each, one.password.expose().len() + one.dsn.expose().len());
+        for _ in 0..9 {
+            let again = guest.reveal(&one).expect("within the budget");
+            assert_eq!((&again.password, &again.dsn), (&told.password, &told.dsn));
+        }
+        assert_eq!(before - guest.left.host_bytes, 10 * each);
+        assert_eq!(guest.secrets.len(), 2);
+        let other = guest.reveal(&other).expect("within the budget");
+        assert_ne!(
+            other.password, told.password,
+            "nobody learns whose passwords are the same"
+        );
+        guest.left.host_bytes = each - 1;
+        assert!(guest.reveal(&one).is_err());
+    }
+
+    #[test]
+    fn waiting_gives_back_what_the_clock_takes_for_it_and_no_more() {
+        let mut guest = guest([]);
+        guest.make_good(TICK * 100);
+        assert_eq!(
+            guest.ticks_left, 1,
+            "a guest is interrupted once, however long it waited"
+        );
+        for _ in 0..4 {
+            guest.make_good(TICK / 4);
+        }
+        assert_eq!(guest.ticks_left, 2, "short waits are taken for computing now and then");
+        guest.make_good(TICK / 4);
+        assert_eq!(guest.ticks_left, 2);
+    }
 }

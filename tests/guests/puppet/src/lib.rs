@@ -46,6 +46,8 @@ enum Deed {
     Create {
         password: Option<String>,
     },
+    /// Creates an instance and drops it in the same call.
+    CreateAndDrop,
     List,
     Get {
         id: String,
@@ -196,6 +198,17 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
                 password: password.clone(),
             };
             instances::create(&request).map(|created| connection(&created.connection))
+        }
+        Deed::CreateAndDrop => {
+            let request = CreateRequest {
+                version: None,
+                database: None,
+                username: None,
+                password: None,
+            };
+            instances::create(&request)
+                .and_then(|created| instances::drop(&created.connection.instance.id))
+                .map(|()| json!("dropped"))
         }
         Deed::List => instances::list().map(|all| all.iter().map(instance).collect()),
         Deed::Get { id } => instances::get(id).map(|found| connection(&found)),
