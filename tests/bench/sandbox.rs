@@ -45,7 +45,11 @@ fn list_one(bencher: Bencher<'_, '_>) {
 }
 
 fn measure(bencher: Bencher<'_, '_>, tool: &str, arguments: impl FnOnce(InstanceId) -> Value) {
-    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    // One thread: how long it takes to wake another is the machine's affair.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
     let found = found();
     let call = json!({ "name": tool, "arguments": arguments(found.instance.id) });
     let mut client = runtime.block_on(Client::of(OneInstance(found)));
