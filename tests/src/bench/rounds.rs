@@ -237,6 +237,10 @@ async fn creates(plan: &mut Plan, results: &mut Results) {
             }
         }
     }
+    // Not killed: a server that waits would be left.
+    for ours in stage.ours.into_values() {
+        ours.end().await;
+    }
 }
 
 /// Where no template is: in Docker they are removed, the local engine gets a new home. The server is a new one, too.
