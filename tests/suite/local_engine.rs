@@ -1293,3 +1293,29 @@ async fn an_instance_that_another_process_removes_while_it_is_made_is_gone_for_b
     assert!(scene.engine.get(id).await.expect("an answer").is_none());
     scene.assert_nothing_left().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_instance_is_there_at_every_moment_while_it_is_being_kept() {
+    let scene = scene();
+    for _ in 0..8 {
+        let id = scene.create(scene.plain()).await.instance.id;
+        let looking: Vec<_> = (0..4)
+            .map(|_| {
+                let engine = Arc::clone(&scene.engine);
+                tokio::spawn(async move {
+                    let mut is_there = true;
+                    for _ in 0..40 {
+                        is_there &= engine.get(id).await.expect("an answer").is_some();
+                    }
+                    is_there
+                })
+            })
+            .collect();
+        scene.engine.keep(id).await.expect("kept");
+        for look in looking {
+            assert!(look.await.expect("it looks"), "it was gone for a moment");
+        }
+        assert!(scene.engine.remove(id).await.expect("an answer"));
+    }
+    scene.assert_nothing_left().await;
+}

@@ -163,8 +163,11 @@ impl InstanceDir {
     /// Reads the instance back; `None` if there is none.
     pub(super) fn read(&self) -> Result<Option<Found>, EngineError> {
         let path = self.state();
-        if !self.kept().exists() && self.try_lock()?.is_some() {
-            // The rest of a create that was killed.
+        if !self.kept().exists()
+            && let Some(_lock) = self.try_lock()?
+            && !self.kept().exists()
+        {
+            // The rest of a create that was killed. Looked at again: one that is kept at this moment has no lock any more.
             return Ok(None);
         }
         let file = match File::open(&path) {
