@@ -265,18 +265,7 @@ impl Engine for DockerEngine {
         if self.answers().await.is_err() {
             return Ok(());
         }
-        let containers = container::list(&self.client, None).await?;
-        let orphans = self.orphans(containers).await;
-        for (container_id, name) in &orphans {
-            match remove::remove_container(&self.client, container_id).await {
-                Ok(_) => tracing::info!(name, "removed what a process that has ended had started ahead"),
-                Err(error) => {
-                    let error = EngineError::from(error);
-                    tracing::warn!(name, %error, "what a process that has ended had started ahead stays for now");
-                }
-            }
-        }
-        if !orphans.is_empty() {
+        if !prune::orphans(self, false).await?.is_empty() {
             network::tidy(self, Trace::Made).await;
         }
         template::remove_stale(self).await

@@ -37,6 +37,23 @@ pub(super) struct Copied<'a> {
     pub(super) password: &'a Password,
 }
 
+/// Waits until the server takes connections, and makes it what `spec` describes or, if it `waits`, leaves it waiting to
+/// become that: then the session stays. Each step has `deadline`.
+pub(super) async fn provision(
+    copied: Copied<'_>,
+    spec: &InstanceSpec,
+    waits: bool,
+    deadline: Duration,
+) -> Result<Option<Session>, EngineError> {
+    let mut session = Session::open(copied, deadline).await?;
+    if !waits {
+        session.set_up(spec, deadline).await?;
+        return Ok(None);
+    }
+    session.set_up_ahead(spec, deadline).await?;
+    Ok(Some(session))
+}
+
 /// A superuser's connection to a server that was started on a copied data directory, until the server is somebody's.
 pub(super) struct Session {
     client: Client,
@@ -52,7 +69,7 @@ pub(super) struct Session {
 impl Session {
     /// Waits until the server takes connections, for as long as `deadline`.
     #[tracing::instrument(level = "debug", name = "connect", skip_all)]
-    pub(super) async fn open(copied: Copied<'_>, deadline: Duration) -> Result<Self, EngineError> {
+    async fn open(copied: Copied<'_>, deadline: Duration) -> Result<Self, EngineError> {
         let late = Instant::now() + deadline;
         let mut last = None;
         loop {
@@ -69,7 +86,7 @@ impl Session {
 
     /// Makes the database, names the superuser and gives it its password, within `deadline`.
     #[tracing::instrument(level = "debug", name = "set up", skip_all)]
-    pub(super) async fn set_up(self, spec: &InstanceSpec, deadline: Duration) -> Result<(), EngineError> {
+    async fn set_up(self, spec: &InstanceSpec, deadline: Duration) -> Result<(), EngineError> {
         within(deadline, async {
             let database = spec.database.as_str();
             if !DATABASES.contains(&database) {
@@ -86,7 +103,7 @@ impl Session {
     /// Does ahead what can be done for an instance that is asked for like `spec`, and gives the superuser a password that
     /// nobody knows, within `deadline`.
     #[tracing::instrument(level = "debug", name = "set up ahead", skip_all)]
-    pub(super) async fn set_up_ahead(&mut self, spec: &InstanceSpec, deadline: Duration) -> Result<(), EngineError> {
+    async fn set_up_ahead(&mut self, spec: &InstanceSpec, deadline: Duration) -> Result<(), EngineError> {
         self.has_spare = needs_database(spec);
         within(deadline, async {
             let unknown = Alphanumeric.sample_string(&mut rand::rng(), 32);

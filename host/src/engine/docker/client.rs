@@ -103,8 +103,11 @@ impl Client {
 
     /// Whether the daemon has answered anything in this last time.
     pub(super) fn answered_within(&self, time: Duration) -> bool {
-        let answered = self.0.answered.lock().unwrap_or_else(PoisonError::into_inner);
-        answered.is_some_and(|answered| answered.elapsed() < time)
+        self.answered().is_some_and(|answered| answered.elapsed() < time)
+    }
+
+    fn answered(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
+        self.0.answered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long the daemon may take for a request.
@@ -141,7 +144,7 @@ impl Client {
         let span = tracing::debug_span!("docker", verb);
         match tokio::time::timeout(self.0.deadline, request(connected.docker).instrument(span)).await {
             Ok(Ok(answer)) => {
-                *self.0.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                *self.answered() = Some(Instant::now());
                 Ok(answer)
             }
             Ok(Err(error)) => Err(self.explain(verb, &connected.endpoint, error)),
@@ -177,7 +180,7 @@ impl Client {
         };
         if not_connected {
             *self.slot() = None;
-            *self.0.answered.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.answered() = None;
             let error = match root_io_error(&error) {
                 Some(cause) => endpoint::connecting_failed(endpoint, cause, std::env::consts::OS),
                 None => endpoint::connecting_failed(endpoint, &io::Error::other(root(&error)), std::env::consts::OS),

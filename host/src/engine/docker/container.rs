@@ -9,7 +9,8 @@ use bollard::models::{
     HostConfigLogConfig, ImageInspect, Mount, MountTmpfsOptions, MountType, PortBinding, RestartPolicy,
     RestartPolicyNameEnum,
 };
-use bollard::query_parameters::ListContainersOptionsBuilder;
+use bollard::query_parameters::{DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder};
+use futures_util::StreamExt;
 
 use super::client::{CallError, Client};
 use super::record::Record;
@@ -383,6 +384,30 @@ pub(super) async fn list(client: &Client, id: Option<InstanceId>) -> Result<Vec<
     client
         .call("listing instances", |docker| async move {
             docker.list_containers(Some(options)).await
+        })
+        .await
+}
+
+/// A file or folder of a container, running or not, as an archive; of one that is longer than `bytes_max`, the beginning.
+pub(super) async fn download(
+    client: &Client,
+    verb: &'static str,
+    container: &str,
+    path: &str,
+    bytes_max: usize,
+) -> Result<Vec<u8>, CallError> {
+    let options = DownloadFromContainerOptionsBuilder::new().path(path).build();
+    client
+        .call(verb, |docker| async move {
+            let mut archive = Vec::new();
+            let mut stream = std::pin::pin!(docker.download_from_container(container, Some(options)));
+            while let Some(part) = stream.next().await {
+                archive.extend_from_slice(&part?);
+                if archive.len() > bytes_max {
+                    break;
+                }
+            }
+            Ok(archive)
         })
         .await
 }

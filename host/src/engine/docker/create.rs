@@ -13,7 +13,7 @@ use super::client::{CallError, Trace};
 use super::container::{self, ImageFacts};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
-use crate::engine::provision::{Copied, Session};
+use crate::engine::provision::{Copied, Session, provision};
 use crate::engine::{EngineError, Waiting, now_in_seconds, unanswered, unwanted};
 use crate::instance::{EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
 
@@ -341,19 +341,10 @@ impl Job {
             password: &template.password,
         };
         let deadline = self.engine.settings.ready_timeout;
-        let work = async {
-            let mut session = Session::open(copied, deadline).await?;
-            if self.owner.is_none() {
-                session.set_up(&self.spec, deadline).await?;
-                return Ok(None);
-            }
-            session.set_up_ahead(&self.spec, deadline).await?;
-            Ok(Some(session))
-        };
         let name = self.name();
         tokio::select! {
             biased;
-            done = work => done,
+            done = provision(copied, &self.spec, self.owner.is_some(), deadline) => done,
             ended = ended::ended(&self.engine, &name) => Err(ended.map_or_else(|error| error, EngineError::Ended)),
         }
     }

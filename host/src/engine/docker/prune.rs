@@ -13,22 +13,32 @@ use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX};
 /// Everything of ours that is of no use any more.
 pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let mut pruned = templates(engine, dry_run).await?;
+    pruned.extend(orphans(engine, dry_run).await?);
+    if !dry_run {
+        template::remove_stale(engine).await?;
+        network::tidy(engine, Trace::Made).await;
+    }
+    Ok(pruned)
+}
+
+/// Servers that processes which have ended had started ahead.
+pub(super) async fn orphans(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let containers = container::list(&engine.client, None).await?;
+    let mut pruned = Vec::new();
     for (container_id, name) in engine.orphans(containers).await {
-        if !dry_run && let Err(error) = remove::remove_container(&engine.client, &container_id).await {
-            let error = EngineError::from(error);
-            tracing::warn!(name, %error, "a server that was started ahead stays for now");
-            continue;
+        if !dry_run {
+            if let Err(error) = remove::remove_container(&engine.client, &container_id).await {
+                let error = EngineError::from(error);
+                tracing::warn!(name, %error, "what a process that has ended had started ahead stays for now");
+                continue;
+            }
+            tracing::info!(name, "removed what a process that has ended had started ahead");
         }
         pruned.push(Pruned {
             kind: "server",
             name,
             reason: "it was started ahead by a process that has ended".into(),
         });
-    }
-    if !dry_run {
-        template::remove_stale(engine).await?;
-        network::tidy(engine, Trace::Made).await;
     }
     Ok(pruned)
 }

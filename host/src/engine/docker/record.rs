@@ -4,11 +4,10 @@
 use std::io::Read as _;
 use std::time::SystemTime;
 
-use bollard::query_parameters::DownloadFromContainerOptionsBuilder;
-use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 
 use super::client::Client;
+use super::container;
 use crate::engine::EngineError;
 use crate::instance::{DatabaseName, Found, Password, RoleName};
 
@@ -75,20 +74,8 @@ impl Record {
 
 /// Reads a container's, running or not.
 pub(super) async fn read(client: &Client, container_id: &str) -> Result<Record, EngineError> {
-    let options = DownloadFromContainerOptionsBuilder::new().path(PATH).build();
-    let archive = client
-        .call("reading the instance back", |docker| async move {
-            let mut archive = Vec::new();
-            let mut stream = std::pin::pin!(docker.download_from_container(container_id, Some(options)));
-            while let Some(part) = stream.next().await {
-                archive.extend_from_slice(&part?);
-                if archive.len() > ARCHIVE_BYTES_MAX {
-                    break;
-                }
-            }
-            Ok(archive)
-        })
-        .await?;
+    let verb = "reading the instance back";
+    let archive = container::download(client, verb, container_id, PATH, ARCHIVE_BYTES_MAX).await?;
     let text = only_file(&archive).ok_or_else(|| unreadable("it is no plain file"))?;
     Record::parse(&text).map_err(|reason| unreadable(&reason))
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::ContainerConfig;
 use bollard::query_parameters::{
-    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, DownloadFromContainerOptionsBuilder,
-    ListContainersOptionsBuilder, LogsOptionsBuilder, StartContainerOptions, StopContainerOptions,
+    CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
+    StartContainerOptions, StopContainerOptions,
 };
 use futures_util::StreamExt;
 use rand::distr::{Alphanumeric, SampleString};
@@ -219,22 +219,8 @@ async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), 
 
 /// Whether the image has scripts for new data directories.
 async fn has_scripts(engine: &DockerEngine, name: &str) -> Result<bool, CallError> {
-    let options = DownloadFromContainerOptionsBuilder::new().path(SCRIPTS).build();
-    let archive = engine
-        .client
-        .call("looking for an image's scripts", |docker| async move {
-            let mut archive = Vec::new();
-            let mut stream = std::pin::pin!(docker.download_from_container(name, Some(options)));
-            while let Some(part) = stream.next().await {
-                archive.extend_from_slice(&part?);
-                if archive.len() > ARCHIVE_BYTES_MAX {
-                    break;
-                }
-            }
-            Ok(archive)
-        })
-        .await;
-    match archive {
+    let verb = "looking for an image's scripts";
+    match container::download(&engine.client, verb, name, SCRIPTS, ARCHIVE_BYTES_MAX).await {
         // The folder itself is the first entry.
         Ok(archive) => Ok(tar::Archive::new(archive.as_slice())
             .entries()

@@ -16,7 +16,7 @@ use super::programs::Programs;
 use super::state_dir::StateDir;
 use super::template::{self, Template};
 use super::{LocalEngine, blocking, failed, limits, remove, server};
-use crate::engine::provision::{Copied, Session};
+use crate::engine::provision::{Copied, Session, provision};
 use crate::engine::{Ended, EngineError, NOT_DURABLE, Waiting, now_in_seconds, unanswered, unwanted};
 use crate::instance::{
     Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
@@ -293,17 +293,8 @@ impl Job {
             password: &template.password,
         };
         let left = late.saturating_duration_since(Instant::now());
-        let work = async {
-            let mut session = Session::open(copied, left).await?;
-            if !self.waits {
-                session.set_up(&self.spec, left).await?;
-                return Ok(None);
-            }
-            session.set_up_ahead(&self.spec, left).await?;
-            Ok(Some(session))
-        };
         tokio::select! {
-            done = work => done.map(|session| (warnings, session)),
+            done = provision(copied, &self.spec, self.waits, left) => done.map(|session| (warnings, session)),
             how = server::end(&mut end) => Err(self.ended(folder, how).await),
         }
     }
