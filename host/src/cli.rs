@@ -15,6 +15,7 @@ mod prune;
 mod serve;
 mod setting_flags;
 mod signals;
+mod stats;
 mod ui;
 mod version;
 mod view;
@@ -110,6 +111,7 @@ enum PostgresVerb {
     Get(get::Get),
     Drop(drop::Drop),
     Health(health::Health),
+    Stats(stats::Stats),
     Warm(warm::Warm),
     Prune(prune::Prune),
 }
@@ -235,6 +237,7 @@ impl PostgresVerb {
             Self::Get(get) => get.run(manager, ui).await,
             Self::Drop(drop) => drop.run(manager, ui).await,
             Self::Health(health) => health.run(manager, ui).await,
+            Self::Stats(stats) => stats.run(manager, ui).await,
             Self::Warm(warm) => warm.run(manager, ui).await,
             Self::Prune(prune) => prune.run(manager, ui).await,
         }

@@ -507,6 +507,40 @@ pub struct HealthReport {
     pub checked_at: SystemTime,
 }
 
+/// How much of something an instance has, of how much it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// What it has.
+    pub used: u64,
+    /// What it may have; `None` if there is no limit.
+    pub limit: Option<u64>,
+}
+
+/// What an instance takes of the machine that it runs on; `None` is what can't be told, or what it doesn't take while it
+/// doesn't run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// CPU time over half a second or longer, in thousandths of a core.
+    pub cpu_millis: Option<Share>,
+    /// Bytes of memory, without those of the file cache that the kernel can have back at once.
+    pub memory_bytes: Option<Share>,
+    /// Bytes on disk that are this instance's alone: what its container has written, or its folder.
+    pub disk_bytes: Option<u64>,
+}
+
+/// What an instance takes, and how busy it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// Which instance.
+    pub instance: Instance,
+    /// What it takes of the machine.
+    pub usage: Usage,
+    /// How many clients are connected, whoever asks aside; `None` if it doesn't say.
+    pub connections: Option<u64>,
+    /// Why something is missing, one clause each.
+    pub problems: Vec<String>,
+}
+
 /// Who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Caller {

@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `main.rs` | the exit code | everything else |
 //! | `cli.rs` | all that the command line takes; the life of a command | bollard, wasmtime, rmcp |
-//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
+//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `stats.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
 //! | `cli/id.rs` | which instance a beginning of an id means | |
 //! | `cli/view.rs` | how instances look, in tables and in JSON | |
 //! | `cli/ui.rs` | standard streams, spinners, questions | instances |
@@ -28,7 +28,7 @@
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
 //! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
-//! | `manager.rs` | create, list, get, drop, health; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
+//! | `manager.rs` | create, list, get, drop, health, stats; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
 //! | `manager/pool.rs` | servers that were started before anybody asked | bollard, rmcp, wasmtime, WIT |
 //! | `owner.rs` | which process something belongs to that must not outlive it | what that is |
 //! | `memory.rs` | whether this machine has memory to spare | who asks |

@@ -5,6 +5,8 @@ mod pool;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use futures_util::stream::{self, StreamExt};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use self::pool::{Pool, Ready};
@@ -12,7 +14,7 @@ use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
-    InstanceSpec, Password, Progress, ProgressSink, Status,
+    InstanceSpec, Password, Progress, ProgressSink, Stats, Status, Usage,
 };
 use crate::memory;
 use crate::policy::{Action, Policy, Rejection};
@@ -22,6 +24,10 @@ use crate::sql::{self, SqlError};
 
 /// How long the query of a health check may take.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an engine may take to tell what an instance takes: a busy Docker samples for two seconds.
+const USAGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How many instances are asked at once for what they take.
+const STATS_AT_ONCE: usize = 8;
 /// How often the removal of an instance that nobody waits for is tried.
 const REMOVAL_ATTEMPTS: u32 = 7;
 /// The pause before the second attempt; each further one is twice as long.
@@ -380,6 +386,81 @@ impl InstanceManager {
         })
     }
 
+    /// What an instance takes and how busy it is, or each one that the caller may see, oldest first. Takes a second or two,
+    /// and longer for more than eight. One that doesn't answer is among them, with the reason.
+    ///
+    /// # Errors
+    /// If there is none with this id, the policy denies it or is broken, or the engine can't tell which there are.
+    pub async fn stats(&self, id: Option<InstanceId>, caller: &Caller) -> Result<Vec<Stats>, InstanceError> {
+        if let Some(id) = id {
+            let found = self.find(id, Action::Health, caller).await?;
+            return Ok(vec![self.measure(found).await]);
+        }
+        let instances = self.list(caller).await?;
+        let verdicts = self.policy.authorize_each(Action::Health, &instances, caller).await?;
+        let measured = stream::iter(instances.into_iter().zip(verdicts)).map(|(instance, verdict)| async move {
+            let problem = match verdict {
+                Ok(()) => match self.engine.get(instance.id).await {
+                    Ok(Some(found)) => return Some(self.measure(found).await),
+                    // Dropped meanwhile.
+                    Ok(None) => return None,
+                    Err(error) => error.to_string(),
+                },
+                Err(reason) => Rejection::Denied(reason).to_string(),
+            };
+            Some(Stats {
+                instance,
+                usage: Usage::default(),
+                connections: None,
+                problems: vec![problem],
+            })
+        });
+        // In their order.
+        Ok(measured
+            .buffered(STATS_AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await)
+    }
+
+    async fn measure(&self, found: Found) -> Stats {
+        let usage = async {
+            match timeout(USAGE_TIMEOUT, self.engine.usage(found.instance.id)).await {
+                Ok(Ok(Some(usage))) => Ok(usage),
+                Ok(Ok(None)) => Err("it was dropped meanwhile".into()),
+                Ok(Err(error)) => Err(error.to_string()),
+                Err(_) => Err(format!(
+                    "what it takes was not told within {} s",
+                    USAGE_TIMEOUT.as_secs()
+                )),
+            }
+        };
+        let connections = async {
+            match found.instance.status {
+                Status::Running => match probe::connections(&found, HEALTH_TIMEOUT).await {
+                    Ok(count) => Ok(Some(count)),
+                    Err(error) => Err(format!("PostgreSQL did not answer a query: {error}")),
+                },
+                // Its status says why it has none.
+                Status::Created | Status::Paused | Status::Stopped => Ok(None),
+            }
+        };
+        let (usage, connections) = tokio::join!(usage, connections);
+        let mut problems = Vec::new();
+        Stats {
+            usage: usage.unwrap_or_else(|problem: String| {
+                problems.push(problem);
+                Usage::default()
+            }),
+            connections: connections.unwrap_or_else(|problem| {
+                problems.push(problem);
+                None
+            }),
+            instance: found.instance,
+            problems,
+        }
+    }
+
     /// Runs one statement on an instance. Who may read an instance may do so.
     ///
     /// # Errors
@@ -621,11 +702,13 @@ async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use async_trait::async_trait;
 
     use super::*;
     use crate::engine::fake::{FakeEngine, Server};
-    use crate::instance::{ConnectionUri, Image, Limits};
+    use crate::instance::{ConnectionUri, Image, Limits, Share};
 
     /// Allows what it is told to, and plans every create with the same password.
     #[derive(Debug, Default)]
@@ -801,7 +884,12 @@ mod tests {
 
     #[tokio::test]
     async fn what_the_policy_denies_is_not_done() {
-        for action in [Action::Get, Action::Drop, Action::Health] {
+        for (action, stats) in [
+            (Action::Get, false),
+            (Action::Drop, false),
+            (Action::Health, false),
+            (Action::Health, true),
+        ] {
             let (engine, id) = FakeEngine::default().with_instance(Status::Running);
             let rules = Rules {
                 denied: vec![action],
@@ -811,6 +899,7 @@ mod tests {
             let outcome = match action {
                 Action::Get => desk.manager.get(id, &caller()).await.map(drop),
                 Action::Drop => desk.manager.remove(id, &caller()).await,
+                Action::Health if stats => desk.manager.stats(Some(id), &caller()).await.map(drop),
                 Action::Health => desk.manager.health(id, &caller()).await.map(drop),
                 Action::List => unreachable!("not in the list above"),
             };
@@ -873,5 +962,62 @@ mod tests {
             let report = desk.manager.health(id, &caller()).await.expect("a report");
             assert_eq!((report.health, report.latency), (health, None), "{}", report.message);
         }
+    }
+
+    fn usage() -> Usage {
+        Usage {
+            cpu_millis: Some(Share {
+                used: 120,
+                limit: Some(1000),
+            }),
+            memory_bytes: None,
+            disk_bytes: Some(7),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_instances_take_is_asked_of_eight_at_once_and_told_in_their_order() {
+        let mut engine = FakeEngine {
+            usage: usage(),
+            ..FakeEngine::default()
+        };
+        for _ in 0..20 {
+            (engine, _) = engine.with_instance(Status::Stopped);
+        }
+        let desk = desk(engine, Rules::default(), "1-1");
+        let listed = desk.manager.list(&caller()).await.expect("a list");
+        let stats = desk.manager.stats(None, &caller()).await.expect("figures");
+        let of: Vec<_> = stats.iter().map(|stats| stats.instance.clone()).collect();
+        assert_eq!(of, listed);
+        assert!(
+            stats
+                .iter()
+                .all(|stats| stats.usage == usage() && stats.problems.is_empty())
+        );
+        assert_eq!(desk.engine.measured_at_once.load(Ordering::Relaxed), STATS_AT_ONCE);
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_does_not_answer_is_among_the_figures_with_the_reason() {
+        let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+        let desk = desk(engine, Rules::default(), "1-1");
+        let stats = desk.manager.stats(Some(id), &caller()).await.expect("figures");
+        assert_eq!(stats[0].connections, None);
+        let problems = stats[0].problems.join("; ");
+        assert!(problems.contains("did not answer a query"), "{problems}");
+    }
+
+    #[tokio::test]
+    async fn what_may_be_seen_and_not_be_checked_is_told_with_the_policys_reason_and_not_asked() {
+        let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+        let rules = Rules {
+            denied: vec![Action::Health],
+            ..Rules::default()
+        };
+        let desk = desk(engine, rules, "1-1");
+        let stats = desk.manager.stats(None, &caller()).await.expect("figures");
+        assert_eq!((stats.len(), stats[0].instance.id), (1, id));
+        assert_eq!(stats[0].problems, ["the policy denies it: not yours"]);
+        assert_eq!(desk.engine.calls(), ["list"]);
     }
 }

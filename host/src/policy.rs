@@ -31,8 +31,8 @@ pub trait Policy: fmt::Debug + Send + Sync {
         for target in targets {
             verdicts.push(match self.authorize(action, target, caller).await {
                 Ok(()) => Ok(()),
-                Err(Rejection::Broken(fault)) => return Err(Rejection::Broken(fault)),
-                Err(reason) => Err(reason.to_string()),
+                Err(Rejection::Denied(reason)) => Err(reason),
+                Err(fault) => return Err(fault),
             });
         }
         Ok(verdicts)

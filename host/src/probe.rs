@@ -16,6 +16,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 /// The longest pause between attempts.
 const LAST_PAUSE: Duration = Duration::from_millis(40);
 
+/// How many clients there are besides whoever asks: PostgreSQL's own processes are none.
+const CONNECTIONS: &str = "SELECT count(*) FROM pg_catalog.pg_stat_activity \
+    WHERE backend_type = 'client backend' AND pid <> pg_catalog.pg_backend_pid()";
+
 /// How much of a server's error message is repeated.
 const MESSAGE_CHARS_MAX: usize = 300;
 
@@ -45,6 +49,18 @@ pub async fn query(found: &Found, deadline: Duration) -> Result<Duration, ProbeE
         .map(|()| begun.elapsed())
 }
 
+/// Asks how many clients are connected, this one aside, within `deadline`.
+///
+/// # Errors
+/// If that was not answered.
+pub async fn connections(found: &Found, deadline: Duration) -> Result<u64, ProbeError> {
+    let answer = timeout(deadline, ask(found, CONNECTIONS)).await;
+    let count = answer.map_err(|_| ProbeError::TimedOut(deadline))??;
+    count
+        .and_then(|count| count.parse().ok())
+        .ok_or_else(|| ProbeError::Refused("counting the connections was answered with something else".into()))
+}
+
 /// Asks again and again, ever more slowly, until a query is answered.
 ///
 /// # Errors
@@ -68,22 +84,26 @@ pub async fn until_ready(found: &Found, deadline: Duration) -> Result<(), ProbeE
 }
 
 async fn attempt(found: &Found) -> Result<(), ProbeError> {
+    match ask(found, "SELECT 1").await?.as_deref() {
+        Some("1") => Ok(()),
+        _ => Err(ProbeError::Refused("SELECT 1 was answered with something else".into())),
+    }
+}
+
+/// The first value of the answer, if it has one.
+async fn ask(found: &Found, query: &str) -> Result<Option<String>, ProbeError> {
     let (client, connection) = config(found).connect(NoTls).await.map_err(|error| classify(&error))?;
     let answer = tokio::select! {
-        answer = client.simple_query("SELECT 1") => answer.map_err(|error| classify(&error))?,
+        answer = client.simple_query(query) => answer.map_err(|error| classify(&error))?,
         end = connection => return Err(match end {
             Ok(()) => ProbeError::Silent("the server closed the connection".into()),
             Err(error) => classify(&error),
         }),
     };
-    let answered = answer
-        .iter()
-        .any(|message| matches!(message, SimpleQueryMessage::Row(row) if matches!(row.try_get(0), Ok(Some("1")))));
-    if answered {
-        Ok(())
-    } else {
-        Err(ProbeError::Refused("SELECT 1 was answered with something else".into()))
-    }
+    Ok(answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.try_get(0).ok().flatten().map(str::to_owned),
+        _ => None,
+    }))
 }
 
 /// The instance as its superuser reaches it.

@@ -25,3 +25,4 @@ mod pool;
 mod readme;
 mod real_clients;
 mod sandbox;
+mod stats;

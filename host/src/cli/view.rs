@@ -3,9 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use comfy_table::{ContentArrangement, Table, presets};
+use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::instance::{Connection, HealthReport, Instance};
+use crate::instance::{Connection, HealthReport, Instance, Share, Stats};
 
 /// An instance in JSON.
 #[derive(Debug, Serialize)]
@@ -98,6 +99,55 @@ impl From<&HealthReport> for HealthView {
     }
 }
 
+/// What an instance takes, in JSON; `null` is what can't be told.
+#[derive(Debug, Serialize)]
+pub(super) struct StatsView {
+    id: String,
+    engine: &'static str,
+    version: String,
+    status: &'static str,
+    /// CPU time in cores, over half a second or longer.
+    cpu_cores: Option<f64>,
+    cpu_limit_cores: Option<f64>,
+    memory_bytes: Option<u64>,
+    memory_limit_bytes: Option<u64>,
+    disk_bytes: Option<u64>,
+    connections: Option<u64>,
+    age_seconds: u64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    problems: Vec<String>,
+}
+
+impl StatsView {
+    pub(super) fn new(stats: &Stats, now: SystemTime) -> Self {
+        let Stats {
+            instance,
+            usage,
+            connections,
+            problems,
+        } = stats;
+        Self {
+            id: instance.id.to_string(),
+            engine: instance.engine.as_str(),
+            version: instance.version.clone(),
+            status: instance.status.as_str(),
+            cpu_cores: usage.cpu_millis.map(|cpu| cores(cpu.used)),
+            cpu_limit_cores: usage.cpu_millis.and_then(|cpu| cpu.limit).map(cores),
+            memory_bytes: usage.memory_bytes.map(|memory| memory.used),
+            memory_limit_bytes: usage.memory_bytes.and_then(|memory| memory.limit),
+            disk_bytes: usage.disk_bytes,
+            connections: *connections,
+            age_seconds: age_seconds(instance, now),
+            problems: problems.clone(),
+        }
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no machine has so many cores")]
+fn cores(millis: u64) -> f64 {
+    millis as f64 / 1000.0
+}
+
 /// An instance with what opens it, one fact a line.
 #[must_use]
 pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> String {
@@ -143,6 +193,51 @@ pub(super) fn instance_table(instances: &[Instance], now: SystemTime) -> String 
             &printable(instance.database.as_str()),
             &printable(instance.username.as_str()),
         ]);
+    }
+    trimmed(&table) + "\n"
+}
+
+/// What instances take, one a line.
+#[must_use]
+pub(super) fn stats_table(stats: &[Stats], now: SystemTime) -> String {
+    let mut table = bare_table();
+    let mut header = vec!["ID", "ENGINE", "STATUS", "CPU", "MEMORY", "DISK", "CONNECTIONS", "AGE"];
+    let has_problems = stats.iter().any(|stats| !stats.problems.is_empty());
+    if has_problems {
+        header.push("PROBLEM");
+    }
+    table.set_header(header);
+    let bytes = |bytes: u64| HumanBytes(bytes).to_string();
+    let known = |text: Option<String>| text.unwrap_or_else(|| "-".into());
+    for Stats {
+        instance,
+        usage,
+        connections,
+        problems,
+    } in stats
+    {
+        let cpu = usage.cpu_millis.map(|Share { used, limit }| match limit {
+            Some(limit) => format!("{}%", (used * 100).checked_div(limit).unwrap_or_default()),
+            None => format!("{:.2} cores", cores(used)),
+        });
+        let memory = usage.memory_bytes.map(|Share { used, limit }| match limit {
+            Some(limit) => format!("{} / {}", bytes(used), bytes(limit)),
+            None => bytes(used),
+        });
+        let mut row = vec![
+            instance.id.to_string(),
+            instance.engine.as_str().into(),
+            instance.status.as_str().into(),
+            known(cpu),
+            known(memory),
+            known(usage.disk_bytes.map(bytes)),
+            known(connections.map(|count| count.to_string())),
+            age(instance, now),
+        ];
+        if has_problems {
+            row.push(printable(&problems.join("; ")));
+        }
+        table.add_row(row);
     }
     trimmed(&table) + "\n"
 }
@@ -193,16 +288,18 @@ fn address(instance: &Instance) -> String {
 
 /// How long ago the instance was made, to its largest unit; 0 s for a clock that has been set back since.
 fn age(instance: &Instance, now: SystemTime) -> String {
-    let age = now
-        .duration_since(instance.created_at)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
+    let age = age_seconds(instance, now);
     match age {
         0..60 => format!("{age}s"),
         60..3_600 => format!("{}m", age / 60),
         3_600..86_400 => format!("{}h", age / 3_600),
         _ => format!("{}d", age / 86_400),
     }
+}
+
+fn age_seconds(instance: &Instance, now: SystemTime) -> u64 {
+    let age = now.duration_since(instance.created_at);
+    age.unwrap_or(Duration::ZERO).as_secs()
 }
 
 /// The text as one word of a POSIX shell.
@@ -213,7 +310,7 @@ fn shell_word(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::instance::{ConnectionUri, EngineKind, Health, Password, Port, Status};
+    use crate::instance::{ConnectionUri, EngineKind, Health, Password, Port, Status, Usage};
 
     fn instance() -> Instance {
         Instance {
@@ -319,6 +416,50 @@ mod tests {
           "checked_at": "2026-11-22T12:00:00.005Z"
         }
         "#);
+    }
+
+    fn stats() -> [Stats; 3] {
+        let share = |used, limit| Some(Share { used, limit });
+        let told = Stats {
+            instance: instance(),
+            usage: Usage {
+                cpu_millis: share(180, Some(1500)),
+                memory_bytes: share(50 << 20, Some(512 << 20)),
+                disk_bytes: Some(63),
+            },
+            connections: Some(3),
+            problems: Vec::new(),
+        };
+        let unlimited = Stats {
+            usage: Usage {
+                cpu_millis: share(1250, None),
+                memory_bytes: share(3 << 30, None),
+                disk_bytes: None,
+            },
+            ..told.clone()
+        };
+        let silent = Stats {
+            instance: Instance {
+                status: Status::Stopped,
+                ..instance()
+            },
+            usage: Usage::default(),
+            connections: None,
+            problems: vec!["it said\n\u{1b}[2J".into(), "it did not answer".into()],
+        };
+        [told, unlimited, silent]
+    }
+
+    #[test]
+    fn what_instances_take_is_shown_against_their_limits_and_what_is_unknown_with_the_reason() {
+        insta::assert_snapshot!(stats_table(&stats(), at(7200)));
+        insta::assert_snapshot!(stats_table(&stats()[..1], at(7200)));
+    }
+
+    #[test]
+    fn what_instances_take_is_in_json_what_it_is_and_null_where_nobody_knows() {
+        let views = stats().map(|stats| StatsView::new(&stats, at(90)));
+        insta::assert_snapshot!(serde_json::to_string_pretty(&views).expect("JSON"));
     }
 
     #[test]

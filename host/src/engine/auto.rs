@@ -7,7 +7,9 @@ use async_trait::async_trait;
 use super::docker::DockerEngine;
 use super::local::LocalEngine;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Verdict, Waiting};
-use crate::instance::{Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use crate::instance::{
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Usage,
+};
 
 /// Both engines behind one.
 #[derive(Debug)]
@@ -178,6 +180,13 @@ impl Engine for AutoEngine {
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
         match self.holder(id).await? {
             Some(engine) => engine.get(id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
+        match self.holder(id).await? {
+            Some(engine) => engine.usage(id).await,
             None => Ok(None),
         }
     }

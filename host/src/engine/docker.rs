@@ -32,6 +32,7 @@ mod prune;
 mod record;
 mod remove;
 mod template;
+mod usage;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -49,7 +50,7 @@ use tokio_util::task::TaskTracker;
 use self::client::{Client, Trace};
 use self::record::Record;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
-use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink};
+use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Usage};
 use crate::owner::Owners;
 
 /// The labels' keys.
@@ -241,12 +242,19 @@ impl DockerEngine {
 
     /// What Docker knows of a container; `None` if it has gone.
     async fn inspect(&self, container_id: &str) -> Result<Option<ContainerInspectResponse>, EngineError> {
+        self.inspect_with(container_id, InspectContainerOptions::default())
+            .await
+    }
+
+    async fn inspect_with(
+        &self,
+        container_id: &str,
+        options: InspectContainerOptions,
+    ) -> Result<Option<ContainerInspectResponse>, EngineError> {
         let inspected = self
             .client
             .call("inspecting the container", |docker| async move {
-                docker
-                    .inspect_container(container_id, None::<InspectContainerOptions>)
-                    .await
+                docker.inspect_container(container_id, Some(options)).await
             })
             .await;
         match inspected {
@@ -355,6 +363,13 @@ impl Engine for DockerEngine {
             verb: "reading the instance back",
             reason: format!("somebody changed its container: {reason}"),
         })
+    }
+
+    async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
+        match self.find(id).await? {
+            Some(container_id) => usage::usage(self, &container_id).await,
+            None => Ok(None),
+        }
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {

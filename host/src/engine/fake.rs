@@ -2,14 +2,15 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
-use std::time::SystemTime;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::io::DuplexStream;
 
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, provision};
 use crate::instance::{
-    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status, Usage,
 };
 
 /// How a server that the engine "started" behaves.
@@ -31,6 +32,12 @@ pub(crate) struct FakeEngine {
     pub(crate) default_image: Option<Image>,
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) instances: Mutex<Vec<Found>>,
+    /// What every instance takes.
+    pub(crate) usage: Usage,
+    /// How many instances are being asked for what they take.
+    pub(crate) measuring: AtomicUsize,
+    /// How many instances were asked at once for what they take, at most.
+    pub(crate) measured_at_once: AtomicUsize,
     /// The other ends of the sessions with servers that wait.
     pub(crate) waiting: Mutex<HashMap<InstanceId, DuplexStream>>,
 }
@@ -175,6 +182,15 @@ impl Engine for FakeEngine {
         self.record("get");
         let instances = self.instances.lock().expect("unpoisoned");
         Ok(instances.iter().find(|found| found.instance.id == id).cloned())
+    }
+
+    async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
+        self.record("usage");
+        let now = self.measuring.fetch_add(1, Ordering::Relaxed) + 1;
+        self.measured_at_once.fetch_max(now, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.measuring.fetch_sub(1, Ordering::Relaxed);
+        Ok(self.get(id).await?.map(|_| self.usage))
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {

@@ -25,6 +25,7 @@ mod server;
 mod server_user;
 mod state_dir;
 mod template;
+mod usage;
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -43,7 +44,7 @@ pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
 use self::state_dir::StateDir;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, answers, outdated};
-use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status};
+use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status, Usage};
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -292,6 +293,14 @@ impl Engine for LocalEngine {
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
         self.with_state(move |state| state.map_or(Ok(None), |state| state.instance(id).read()))
             .await?
+    }
+
+    async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
+        self.with_state(move |state| match state.map(|state| state.instance(id)) {
+            Some(folder) if folder.is_there() => usage::usage(&folder).map(Some),
+            _ => Ok(None),
+        })
+        .await?
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {

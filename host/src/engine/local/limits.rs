@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::instance_dir::InstanceDir;
 use super::server;
-use crate::instance::{Limits, MEMORY_MIB_MIN};
+use crate::instance::{Limits, MEMORY_MIB_MIN, Share};
 
 /// Where control groups are mounted.
 const MOUNTED: &str = "/sys/fs/cgroup";
@@ -167,13 +167,66 @@ fn name(folder: &InstanceDir) -> String {
 /// If one stays busy.
 pub(super) fn remove(folder: &InstanceDir) -> io::Result<()> {
     let name = name(folder);
-    let mut groups = folder.control_groups();
-    // Only what `set` could have made, whatever the file says.
-    groups.retain(|path| path.starts_with(MOUNTED) && path.ends_with(&name));
+    let mut groups = noted_groups(folder);
     // Somebody may have deleted the file with the folder.
     let own = own_parents().into_iter().map(|parent| parent.join(&name));
     groups.extend(own.filter(|path| path.exists()));
     groups.iter().try_for_each(|path| remove_group(path))
+}
+
+fn noted_groups(folder: &InstanceDir) -> Vec<PathBuf> {
+    let (name, mut groups) = (name(folder), folder.control_groups());
+    // Only what `set` could have made, whatever the file says.
+    groups.retain(|path| path.starts_with(MOUNTED) && path.ends_with(&name));
+    groups
+}
+
+/// What the kernel counts for an instance in its groups, and what it may have there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct InGroups {
+    /// Bytes, without those of the file cache that can be had back at once; `None` if there is no group for memory.
+    pub(super) memory_bytes: Option<Share>,
+    /// In thousandths of a core; `None` if there is no limit.
+    pub(super) cpu_millis_max: Option<u64>,
+}
+
+/// Reads an instance's groups; of one that isn't limited nothing.
+pub(super) fn usage(folder: &InstanceDir) -> InGroups {
+    usage_in(&noted_groups(folder))
+}
+
+fn usage_in(groups: &[PathBuf]) -> InGroups {
+    let mut found = InGroups::default();
+    for group in groups {
+        let text = |file: &str| fs::read_to_string(group.join(file)).ok();
+        let number = |file: &str| text(file)?.trim().parse::<u64>().ok();
+        if let Some(used) = number("memory.current").or_else(|| number("memory.usage_in_bytes")) {
+            let stat = text("memory.stat").unwrap_or_default();
+            // Version 1 has both: the first is the whole group's.
+            let cache = entry(&stat, "total_inactive_file").or_else(|| entry(&stat, "inactive_file"));
+            found.memory_bytes = Some(Share {
+                used: used.saturating_sub(cache.unwrap_or_default()),
+                limit: number("memory.max").or_else(|| number("memory.limit_in_bytes")),
+            });
+        }
+        let quota = text("cpu.max").or_else(|| {
+            let (quota, period) = (text("cpu.cfs_quota_us")?, text("cpu.cfs_period_us")?);
+            Some(format!("{quota} {period}"))
+        });
+        found.cpu_millis_max = found.cpu_millis_max.or_else(|| {
+            let quota = quota?;
+            let mut words = quota.split_whitespace().map(str::parse::<u64>);
+            let (quota, period) = (words.next()?.ok()?, words.next()?.ok()?);
+            (quota * 1000).checked_div(period)
+        });
+    }
+    found
+}
+
+/// The number beside a name, in a file with one of each a line.
+fn entry(text: &str, name: &str) -> Option<u64> {
+    let number = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
+    text.lines().find_map(number)
 }
 
 /// Where an instance that this process makes has its groups.
@@ -268,6 +321,51 @@ mod tests {
                 "pids.max=256"
             ]
         );
+    }
+
+    #[test]
+    fn what_the_kernel_counts_is_read_from_groups_of_either_version() {
+        let root = tempfile::tempdir().expect("a directory");
+        let group = |name: &str, files: &[(&str, &str)]| {
+            let path = root.path().join(name);
+            fs::create_dir(&path).expect("a directory");
+            for (file, text) in files {
+                fs::write(path.join(file), text).expect("a file");
+            }
+            path
+        };
+        let memory = group(
+            "memory",
+            &[
+                ("memory.usage_in_bytes", "5000\n"),
+                ("memory.stat", "inactive_file 1\ntotal_inactive_file 2000\n"),
+                ("memory.limit_in_bytes", "9000\n"),
+            ],
+        );
+        let cpu = group(
+            "cpu",
+            &[("cpu.cfs_quota_us", "150000\n"), ("cpu.cfs_period_us", "100000\n")],
+        );
+        let second = group(
+            "2",
+            &[
+                ("memory.current", "5000\n"),
+                ("memory.stat", "anon 7\ninactive_file 2000\n"),
+                ("memory.max", "9000\n"),
+                ("cpu.max", "150000 100000\n"),
+            ],
+        );
+        let expected = InGroups {
+            memory_bytes: Some(Share {
+                used: 3000,
+                limit: Some(9000),
+            }),
+            cpu_millis_max: Some(1500),
+        };
+        assert_eq!(usage_in(&[memory, cpu]), expected);
+        assert_eq!(usage_in(&[second]), expected);
+        let unlimited = group("free", &[("memory.max", "max\n"), ("cpu.max", "max 100000\n")]);
+        assert_eq!(usage_in(&[unlimited, root.path().join("gone")]), InGroups::default());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A server is known by its command line, which names its data directory, and so the instance's id, and by its user. A
 //! pid alone proves nothing: it may be stale, or another process's by now, or forged by whoever may run SQL there.
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::OpenOptions;
 use std::io::Read;
@@ -106,6 +107,49 @@ pub(super) fn runs(folder: &InstanceDir) -> Result<bool, EngineError> {
     }
     let system = look(ProcessesToUpdate::All)?;
     Ok(system.processes().keys().any(|pid| is_server(&system, *pid)))
+}
+
+/// What a process has taken.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    /// CPU time since it began.
+    pub(super) cpu_ms: u64,
+    /// What it has in memory, with its part of what it shares with others where the system tells that.
+    pub(super) memory_bytes: u64,
+}
+
+/// What each of an instance's processes has taken so far; none if its server doesn't run.
+pub(super) fn taken(folder: &InstanceDir) -> Result<HashMap<Pid, Taken>, EngineError> {
+    let mut system = look(ProcessesToUpdate::All)?;
+    let parts: Vec<Pid> = system
+        .processes()
+        .values()
+        .filter(|process| is_part(process, folder))
+        .map(Process::pid)
+        .collect();
+    let counted = ProcessRefreshKind::nothing().with_cpu().with_memory().without_tasks();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&parts), true, counted);
+    let taken = |pid: &Pid| {
+        let process = system.process(*pid)?;
+        let taken = Taken {
+            cpu_ms: process.accumulated_cpu_time(),
+            memory_bytes: proportional_memory(*pid).unwrap_or_else(|| process.memory()),
+        };
+        Some((*pid, taken))
+    };
+    Ok(parts.iter().filter_map(taken).collect())
+}
+
+/// Linux divides what several processes share among them; elsewhere each counts all of it.
+fn proportional_memory(pid: Pid) -> Option<u64> {
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let kib = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    kib.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse()
+        .ok()
+        .map(|kib: u64| kib << 10)
 }
 
 /// These processes: command lines, users, folders and environments.
