@@ -19,12 +19,13 @@ use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
 use crate::instance::EngineKind;
 use crate::manager::{InstanceManager, Settings};
+use crate::plugins::budget::Budget;
 use crate::plugins::bundle::Bundle;
 use crate::plugins::cache::Cache;
-use crate::plugins::policy::ComponentPolicy;
+use crate::plugins::policy::{self, ComponentPolicy};
+use crate::plugins::provenance::{Provenance, State};
 use crate::plugins::tools::Toolbox;
 use crate::plugins::{FILE_BYTES_MAX, PluginError, Runtime, Source};
-use crate::policy::Policy;
 
 /// The built-in components, as `build.rs` compiled them.
 const BUILT_IN: [(&str, &[u8]); 2] = [
@@ -46,6 +47,7 @@ pub struct App {
     tracker: TaskTracker,
     engine: Arc<dyn Engine>,
     runtime: OnceCell<Runtime>,
+    policy: OnceCell<Arc<ComponentPolicy>>,
     manager: OnceCell<InstanceManager>,
     toolbox: OnceCell<Arc<Toolbox>>,
 }
@@ -61,6 +63,7 @@ impl App {
             tracker,
             engine,
             runtime: OnceCell::new(),
+            policy: OnceCell::new(),
             manager: OnceCell::new(),
             toolbox: OnceCell::new(),
         }
@@ -84,6 +87,20 @@ impl App {
         self.engine.as_ref()
     }
 
+    /// The team's rules. The first call loads them.
+    ///
+    /// # Errors
+    /// If the policy can't be loaded: nothing is allowed then.
+    pub async fn policy(&self) -> Result<&Arc<ComponentPolicy>, Failure> {
+        self.policy
+            .get_or_try_init(async || {
+                let source = source(POLICY_DEFAULT, &self.config.policy)?;
+                let loaded = ComponentPolicy::load(self.runtime().await?, &source).await;
+                loaded.map(Arc::new).map_err(|error| unusable(&error))
+            })
+            .await
+    }
+
     /// The way to instances. The first call loads the policy.
     ///
     /// # Errors
@@ -91,9 +108,7 @@ impl App {
     pub async fn manager(&self) -> Result<&InstanceManager, Failure> {
         self.manager
             .get_or_try_init(async || {
-                let source = source(POLICY_DEFAULT, &self.config.policy)?;
-                let loaded = ComponentPolicy::load(self.runtime().await?, &source).await;
-                let policy: Arc<dyn Policy> = Arc::new(loaded.map_err(|error| unusable(&error))?);
+                let policy = Arc::clone(self.policy().await?);
                 let settings = Settings {
                     defaults: self.config.instance.defaults.clone(),
                     ports: self.config.instance.ports,
@@ -125,14 +140,58 @@ impl App {
             .get_or_try_init(async || {
                 let mut bundles = Vec::new();
                 for bundle in &self.config.bundles {
-                    let mut source = source(bundle.name.as_str(), &bundle.component)?;
-                    source.sha256 = bundle.sha256;
-                    let loaded = Bundle::load(self.runtime().await?, &source, &bundle.terms).await;
-                    bundles.push(loaded.map_err(|error| unusable(&error))?);
+                    bundles.push(self.bundle(bundle).await?);
                 }
                 Toolbox::new(bundles).map(Arc::new).map_err(|error| unusable(&error))
             })
             .await
+    }
+
+    async fn bundle(&self, bundle: &config::Bundle) -> Result<Bundle, Failure> {
+        let mut source = source(bundle.name.as_str(), &bundle.component)?;
+        source.sha256 = bundle.sha256;
+        let loaded = Bundle::load(self.runtime().await?, &source, &bundle.terms).await;
+        loaded.map_err(|error| unusable(&error))
+    }
+
+    /// What the configuration loads: the policy, then the bundles in their order, each with how it stands. One that can't
+    /// be loaded is among them.
+    pub async fn plugins(&self) -> Vec<Provenance> {
+        let refused = |name: &str, world, component: &Component, grants, budget, failure: Failure| Provenance {
+            name: name.to_owned(),
+            world,
+            from: place(&component.code),
+            sha256: None,
+            grants,
+            budget,
+            tools: Vec::new(),
+            state: State::Refused(failure.message),
+        };
+        let mut plugins = vec![match self.policy().await {
+            Ok(policy) => policy.provenance(),
+            Err(failure) => {
+                let grants = policy::LOG_ALONE.into_iter().collect();
+                let component = &self.config.policy;
+                refused(POLICY_DEFAULT, "policy", component, grants, Budget::POLICY, failure)
+            }
+        }];
+        for bundle in &self.config.bundles {
+            plugins.push(match self.bundle(bundle).await {
+                Ok(bundle) => bundle.provenance(),
+                Err(failure) => {
+                    let (name, terms) = (bundle.name.as_str(), &bundle.terms);
+                    refused(
+                        name,
+                        "tool-bundle",
+                        &bundle.component,
+                        terms.grants,
+                        terms.budget,
+                        failure,
+                    )
+                }
+            });
+        }
+        plugins
     }
 
     async fn runtime(&self) -> Result<&Runtime, Failure> {
@@ -203,14 +262,24 @@ fn source(name: &str, component: &Component) -> Result<Source, Failure> {
     };
     Ok(Source {
         name: name.to_owned(),
+        from: place(&component.code),
         bytes,
         sha256: None,
         settings: component.settings.expose().clone(),
     })
 }
 
+/// Where a component's code is, for people.
+#[must_use]
+pub fn place(code: &Code) -> String {
+    match code {
+        Code::BuiltIn => "built in".to_owned(),
+        Code::File(path) => path.display().to_string(),
+    }
+}
+
 /// Reads at most as much as a component may have, and one byte more.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     let file = File::open(path)?;
     let (most, has) = (FILE_BYTES_MAX as u64, file.metadata()?.len());
     if has > most {

@@ -11,6 +11,7 @@ mod health;
 mod id;
 mod list;
 mod logging;
+mod plugin;
 mod prune;
 mod serve;
 mod setting_flags;
@@ -94,6 +95,9 @@ enum Verb {
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+    /// Look into plugins and see which ones are loaded
+    #[command(subcommand)]
+    Plugin(plugin::PluginVerb),
     Doctor(doctor::Doctor),
     Version(version::Version),
     Completions(completions::Completions),
@@ -179,6 +183,12 @@ async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCod
         Verb::Mcp(McpVerb::Serve(serve)) => {
             with_app(load()?, environment, Level::INFO, ui, async |app, _| {
                 serve.run(app).await
+            })
+            .await
+        }
+        Verb::Plugin(verb) => {
+            with_app(load()?, environment, Level::WARN, ui, async |app, ui| {
+                verb.run(app, ui).await
             })
             .await
         }

@@ -12,6 +12,7 @@
 //! | `main.rs` | the exit code | everything else |
 //! | `cli.rs` | all that the command line takes; the life of a command | bollard, wasmtime, rmcp |
 //! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `stats.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
+//! | `cli/plugin.rs`, `cli/plugin/*.rs` | what plugin authors need: one command each, and what they share | |
 //! | `cli/id.rs` | which instance a beginning of an id means | |
 //! | `cli/view.rs` | how instances look, in tables and in JSON | |
 //! | `cli/ui.rs` | standard streams, spinners, questions | instances |
@@ -49,8 +50,10 @@
 //! | `plugins/credentials.rs` | what stands for a password with a bundle that may not see it | Docker, MCP |
 //! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
+//! | `plugins/provenance.rs` | what is said of a loaded component: origin, digest, grants, limits, state | Docker, MCP |
+//! | `plugins/inspect.rs` | what is in a plugin's file | Docker, MCP |
 //! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |
-//! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs` | the MCP server | bollard, wasmtime |
+//! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs`, `mcp/resources.rs` | the MCP server | bollard, wasmtime |
 //! | `mcp/error.rs` | the one mapping from failures to MCP | bollard, wasmtime |
 //!
 //! # Invariants

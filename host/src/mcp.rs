@@ -2,6 +2,7 @@
 
 mod error;
 mod progress;
+mod resources;
 mod transport;
 
 use std::panic::AssertUnwindSafe;
@@ -10,8 +11,9 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, Implementation, ListToolsResult,
-    PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool, ToolAnnotations,
+    CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, Implementation, ListResourcesResult,
+    ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
+    ServerConfig, Tool, ToolAnnotations,
 };
 use rmcp::service::{RequestContext, RoleServer, ServerInitializeError};
 use rmcp::{ServerHandler, ServiceExt};
@@ -24,6 +26,7 @@ use self::transport::Unanswered;
 use crate::failure::Failure;
 use crate::instance::Caller;
 use crate::manager::{InstanceManager, NewInstance};
+use crate::plugins::provenance::Provenance;
 use crate::plugins::tools::{Tool as BundleTool, Toolbox};
 
 /// How long a client may keep the tool list, in ms: it doesn't change while the server runs.
@@ -53,6 +56,7 @@ An error result says what is wrong (`code`, `message`, for arguments also `field
 #[derive(Debug, Clone)]
 pub struct Server {
     toolbox: Arc<Toolbox>,
+    policy: Provenance,
     manager: InstanceManager,
     tracker: TaskTracker,
     stop: CancellationToken,
@@ -71,11 +75,13 @@ pub enum ServeError {
 }
 
 impl Server {
-    /// Calls in flight count on `tracker`: whoever ends the process waits for it, so that what they undo is undone.
+    /// `policy` is what clients are told of the manager's own. Calls in flight count on `tracker`: whoever ends the process
+    /// waits for it, so that what they undo is undone.
     #[must_use]
-    pub fn new(toolbox: Arc<Toolbox>, manager: InstanceManager, tracker: TaskTracker) -> Self {
+    pub fn new(toolbox: Arc<Toolbox>, policy: Provenance, manager: InstanceManager, tracker: TaskTracker) -> Self {
         Self {
             toolbox,
+            policy,
             manager,
             tracker,
             stop: CancellationToken::new(),
@@ -150,7 +156,7 @@ impl Server {
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_tools().build())
+        ServerConfig::new(ServerCapabilities::builder().enable_resources().enable_tools().build())
             .with_server_info(
                 Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
                     .with_title("Throwaway PostgreSQL"),
@@ -166,6 +172,22 @@ impl ServerHandler for Server {
         // One page: the 1.x SDKs for Python and TypeScript read no second one.
         let tools = self.toolbox.iter().map(|(_, tool)| describe(tool)).collect();
         Ok(ListToolsResult::with_all_items(tools).with_ttl_ms(TOOL_LIST_TTL_MS))
+    }
+
+    async fn list_resources(
+        &self,
+        _request: Option<PaginatedRequestParams>,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(resources::list())
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        _context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        resources::read(&request.uri, &self.policy, &self.toolbox).map(Into::into)
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
@@ -242,9 +264,11 @@ mod tests {
         ConnectionUri, CreateRequest, Defaults, Found, Image, Instance, InstanceSpec, Limits, Status,
     };
     use crate::manager::Settings;
+    use crate::plugins::budget::Budget;
     use crate::plugins::bundle::{Bundle, Terms};
     use crate::plugins::cache::Cache;
     use crate::plugins::grants::Grants;
+    use crate::plugins::provenance::State;
     use crate::plugins::{Runtime, Source};
     use crate::policy::{Action, Policy, Rejection};
 
@@ -276,6 +300,7 @@ mod tests {
         let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
         let source = Source {
             name: "postgres-tools".into(),
+            from: "built in".into(),
             bytes: include_bytes!(concat!(env!("OUT_DIR"), "/postgres-tools.wasm"))
                 .as_slice()
                 .into(),
@@ -288,6 +313,19 @@ mod tests {
         };
         let bundle = Bundle::load(&runtime, &source, &terms).await.expect("it loads");
         Toolbox::new(vec![bundle]).expect("no collision")
+    }
+
+    fn provenance() -> Provenance {
+        Provenance {
+            name: "policy".into(),
+            world: "policy",
+            from: "a test".into(),
+            sha256: None,
+            grants: Grants::default(),
+            budget: Budget::POLICY,
+            tools: Vec::new(),
+            state: State::Serving,
+        }
     }
 
     #[tokio::test]
@@ -313,7 +351,7 @@ mod tests {
         let tracker = TaskTracker::new();
         let (engine, _) = FakeEngine::default().with_instance(Status::Running);
         let manager = InstanceManager::new(Arc::new(engine), Arc::new(Panics), settings, tracker.clone());
-        let server = Server::new(Arc::new(toolbox), manager, tracker);
+        let server = Server::new(Arc::new(toolbox), provenance(), manager, tracker);
 
         let (mut input, server_input) = tokio::io::duplex(1 << 16);
         let (server_output, output) = tokio::io::duplex(1 << 16);

@@ -6,7 +6,9 @@ pub mod cache;
 mod credentials;
 mod encode;
 pub mod grants;
+pub mod inspect;
 pub mod policy;
+pub mod provenance;
 pub mod tools;
 mod v0_1;
 
@@ -192,6 +194,8 @@ impl Runtime {
 struct Loaded {
     runtime: Runtime,
     name: Arc<str>,
+    from: String,
+    sha256: Digest,
     settings: Arc<str>,
     budget: Budget,
     instance: InstancePre<Guest>,
@@ -210,6 +214,8 @@ impl fmt::Debug for Loaded {
 pub struct Source {
     /// Its name, for errors and the log.
     pub name: String,
+    /// Where it comes from, for people.
+    pub from: String,
     /// The bytes of the component, or of a core module with its world embedded.
     pub bytes: std::borrow::Cow<'static, [u8]>,
     /// What these bytes must be; `None` if anything will do.
@@ -232,12 +238,10 @@ impl Loaded {
             world,
             reason: format!("{error:#}"),
         };
-        if let Some(pinned) = source.sha256 {
-            let found = Digest::of(&source.bytes);
-            if found != pinned {
-                let name = source.name.clone();
-                return Err(PluginError::Pinned { name, pinned, found });
-            }
+        let sha256 = Digest::of(&source.bytes);
+        if let Some(pinned) = source.sha256.filter(|pinned| *pinned != sha256) {
+            let (name, found) = (source.name.clone(), sha256);
+            return Err(PluginError::Pinned { name, pinned, found });
         }
         let (shared, bytes) = (runtime.clone(), source.bytes.clone());
         // Where it may take its time: others are compiled meanwhile.
@@ -254,6 +258,8 @@ impl Loaded {
         Ok(Self {
             runtime: runtime.clone(),
             name: source.name.as_str().into(),
+            from: source.from.clone(),
+            sha256,
             settings: serde_json::Value::Object(source.settings.clone()).to_string().into(),
             budget,
             instance: linker.instantiate_pre(&component).map_err(unfit)?,

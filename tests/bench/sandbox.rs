@@ -88,12 +88,13 @@ impl Client {
             .await
             .expect("it loads");
         let tracker = TaskTracker::new();
+        let provenance = policy.provenance();
         let manager = InstanceManager::new(Arc::new(engine), Arc::new(policy), settings, tracker.clone());
         let app = App::new(config, &Environment::default());
         let toolbox = Arc::clone(app.toolbox().await.expect("the tools load"));
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (read, write) = tokio::io::split(theirs);
-        tokio::spawn(Server::new(toolbox, manager, tracker).serve(read, write));
+        tokio::spawn(Server::new(toolbox, provenance, manager, tracker).serve(read, write));
         let (read, write) = tokio::io::split(ours);
         let mut client = Self {
             input: write,
@@ -140,6 +141,7 @@ fn policy_default() -> Source {
     Source {
         sha256: None,
         name: "policy-default".into(),
+        from: "built in".into(),
         bytes: Cow::Owned(std::fs::read(newest).expect("it can be read")),
         settings: serde_json::Map::new(),
     }

@@ -224,6 +224,7 @@ async fn load(bytes: &[u8], settings: Value) -> Result<Bundle, PluginError> {
     let runtime = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
     let source = Source {
         name: "villain".into(),
+        from: "a test".into(),
         bytes: bytes.to_vec().into(),
         sha256: None,
         settings: settings.as_object().expect("an object").clone(),
@@ -231,6 +232,7 @@ async fn load(bytes: &[u8], settings: Value) -> Result<Bundle, PluginError> {
     let loaded = Bundle::load(&runtime, &source, &Terms::default()).await;
     let hero = Source {
         name: "hero".into(),
+        from: "a test".into(),
         bytes: puppet().into(),
         sha256: None,
         settings: serde_json::Map::new(),

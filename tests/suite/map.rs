@@ -7,7 +7,7 @@ use std::path::Path;
 use dev_postgres_mcp_tests::readme::repository;
 
 /// The crates behind which the outside world is, and the files that may know them, by how their paths begin.
-const KNOWN_BY: [(&str, &[&str]); 8] = [
+const KNOWN_BY: [(&str, &[&str]); 10] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
     ("nix", &["engine/local", "owner.rs", "plugins/cache.rs"]),
@@ -15,7 +15,9 @@ const KNOWN_BY: [(&str, &[&str]); 8] = [
     ("sysinfo", &["engine/local/server.rs", "memory.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),
     ("wasmtime", &["plugins"]),
-    ("wit_component", &["plugins/encode.rs"]),
+    ("wasmparser", &["plugins/inspect.rs"]),
+    ("wit_component", &["plugins/encode.rs", "plugins/inspect.rs"]),
+    ("wit_parser", &["plugins/inspect.rs"]),
 ];
 
 /// Every file below a folder that somebody wrote, with its path from there.

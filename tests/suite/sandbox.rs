@@ -12,6 +12,7 @@ use dev_postgres_mcp_tests::guests::{Misdeed, hostile, hostile_module};
 
 fn source(world: &str, misdeed: Misdeed) -> Source {
     Source {
+        from: "a test".into(),
         name: "villain".into(),
         bytes: hostile(world, misdeed).into(),
         sha256: None,

@@ -9,8 +9,8 @@ use serde::Serialize;
 
 use super::exit::ExitCode;
 use super::ui::Ui;
-use crate::app::App;
-use crate::config::{Bundle, Code, Config, ConfigError};
+use crate::app::{App, place};
+use crate::config::{Bundle, Config, ConfigError};
 use crate::engine::{Diagnosis, Verdict};
 use crate::failure::Failure;
 use crate::ports::PortAllocator;
@@ -133,13 +133,6 @@ async fn bundles(app: &App) -> Diagnosis {
             }
         }
         Err(failure) => bad(subject, failure),
-    }
-}
-
-fn place(code: &Code) -> String {
-    match code {
-        Code::BuiltIn => "built in".to_owned(),
-        Code::File(path) => path.display().to_string(),
     }
 }
 

@@ -20,7 +20,8 @@ impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<ExitCode, Failure> {
         // Each compiles its component where nobody has before.
         let (toolbox, manager) = tokio::try_join!(app.toolbox(), app.manager())?;
-        let server = Server::new(Arc::clone(toolbox), manager.clone(), app.tracker().clone());
+        let policy = app.policy().await?.provenance();
+        let server = Server::new(Arc::clone(toolbox), policy, manager.clone(), app.tracker().clone());
         match server.serve(tokio::io::stdin(), tokio::io::stdout()).await {
             Ok(()) => Ok(ExitCode::Ok),
             Err(error) => Err(Failure::new(FailureCode::Failed, error.to_string(), "")),

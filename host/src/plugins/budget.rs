@@ -146,6 +146,16 @@ impl Limit {
         }
     }
 
+    /// What a budget has of it, as the configuration would have it: 64, "2s".
+    #[must_use]
+    pub fn value(&self, budget: &Budget) -> Value {
+        match ((self.get)(budget), self.range) {
+            (Amount::Time(time), _) => humantime::format_duration(time).to_string().into(),
+            (Amount::Count(count), Range::Count { unit, .. }) => (count / unit).into(),
+            (Amount::Count(count), Range::Time { .. }) => count.into(),
+        }
+    }
+
     /// The most that the configuration may give, for people.
     #[must_use]
     pub fn shown_max(&self) -> String {
@@ -267,5 +277,12 @@ mod tests {
             instances: 0,
         };
         assert_eq!(budget, changed);
+        for limit in LIMITS {
+            let mut again = Budget::POLICY;
+            limit
+                .apply(&limit.value(&budget), &mut again)
+                .expect("it is read as it is written");
+            assert_eq!((limit.get)(&again), (limit.get)(&budget), "{}", limit.key);
+        }
     }
 }

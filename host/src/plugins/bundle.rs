@@ -8,6 +8,7 @@ use wasmtime::component::HasSelf;
 use super::budget::Budget;
 use super::credentials::Placeholders;
 use super::grants::Grants;
+use super::provenance::{Provenance, State};
 use super::tools::{Prefix, Tool};
 use super::v0_1::{Guest, ToolCall, bundle as wit};
 use super::{Loaded, PluginError, Runtime, Source};
@@ -148,6 +149,26 @@ impl Bundle {
     #[must_use]
     pub fn tools(&self) -> &[Tool] {
         &self.tools
+    }
+
+    /// Where it comes from, what it may do, how it stands.
+    #[must_use]
+    pub fn provenance(&self) -> Provenance {
+        let state = if self.failures.load(Ordering::Relaxed) >= FAILURES_MAX {
+            State::SwitchedOff
+        } else {
+            State::Serving
+        };
+        Provenance {
+            name: self.name().to_owned(),
+            world: "tool-bundle",
+            from: self.loaded.from.clone(),
+            sha256: Some(self.loaded.sha256),
+            grants: self.grants,
+            budget: self.loaded.budget,
+            tools: self.tools.iter().map(|tool| tool.name().to_owned()).collect(),
+            state,
+        }
     }
 
     /// Calls a tool; returns its result and the instances that the call made. Those are dropped again unless the call

@@ -5,6 +5,7 @@ use wasmtime::component::HasSelf;
 
 use super::budget::Budget;
 use super::grants::Grant;
+use super::provenance::{Provenance, State};
 use super::v0_1::{self, Guest, policy as wit};
 use super::{Loaded, PluginError, Runtime, Source};
 use crate::instance::{Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceSpec};
@@ -12,7 +13,7 @@ use crate::policy::{Action, Policy, Rejection};
 use secrecy::ExposeSecret;
 
 /// What a policy may have of what bundles are granted: it is trusted with more than they are, and has no use for it.
-const LOG_ALONE: [Grant; 1] = [Grant::Log];
+pub(crate) const LOG_ALONE: [Grant; 1] = [Grant::Log];
 
 /// The rules of a component of the world `policy`.
 pub struct ComponentPolicy {
@@ -53,6 +54,21 @@ impl ComponentPolicy {
                 fields: fields.into_iter().map(Into::into).collect(),
             })?;
         Ok(policy)
+    }
+
+    /// Where it comes from, what it may do, how it stands.
+    #[must_use]
+    pub fn provenance(&self) -> Provenance {
+        Provenance {
+            name: self.loaded.name.to_string(),
+            world: "policy",
+            from: self.loaded.from.clone(),
+            sha256: Some(self.loaded.sha256),
+            grants: LOG_ALONE.into_iter().collect(),
+            budget: self.loaded.budget,
+            tools: Vec::new(),
+            state: State::Serving,
+        }
     }
 
     /// Calls the policy; what it logs of `secrets` is redacted.

@@ -393,6 +393,7 @@ fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
 /// Every tool of every bundle, by name.
 #[derive(Debug, Default)]
 pub struct Toolbox {
+    bundles: Vec<Arc<Bundle>>,
     by_name: BTreeMap<String, (Arc<Bundle>, usize)>,
 }
 
@@ -401,10 +402,10 @@ impl Toolbox {
     /// If two tools have the same name.
     pub fn new(bundles: Vec<Bundle>) -> Result<Self, PluginError> {
         let mut by_name: BTreeMap<String, (Arc<Bundle>, usize)> = BTreeMap::new();
-        for bundle in bundles {
-            let bundle = Arc::new(bundle);
+        let bundles: Vec<Arc<Bundle>> = bundles.into_iter().map(Arc::new).collect();
+        for bundle in &bundles {
             for (index, tool) in bundle.tools().iter().enumerate() {
-                if let Some((other, _)) = by_name.insert(tool.name.clone(), (Arc::clone(&bundle), index)) {
+                if let Some((other, _)) = by_name.insert(tool.name.clone(), (Arc::clone(bundle), index)) {
                     return Err(PluginError::Collision {
                         name: bundle.name().to_owned(),
                         tool: tool.name.clone(),
@@ -413,7 +414,12 @@ impl Toolbox {
                 }
             }
         }
-        Ok(Self { by_name })
+        Ok(Self { bundles, by_name })
+    }
+
+    /// Every bundle, those without tools included, in the order of the configuration.
+    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
+        self.bundles.iter().map(|bundle| &**bundle)
     }
 
     /// All of them, by name.
