@@ -21,6 +21,7 @@ use self::sources::Sources;
 use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::instance::{Defaults, EngineKind, InvalidValue};
+use crate::metrics::LoopbackAddress;
 use crate::plugins::bundle::Terms;
 use crate::ports::PortRange;
 
@@ -43,6 +44,8 @@ pub struct Flags {
 pub struct Config {
     /// `engine`.
     pub engine: Engine,
+    /// `metrics`.
+    pub metrics: Option<LoopbackAddress>,
     /// `[log]`.
     pub log: Log,
     /// `[docker]`.

@@ -33,6 +33,8 @@
 //! | `manager/pool.rs` | servers that were started before anybody asked | bollard, rmcp, wasmtime, WIT |
 //! | `owner.rs` | which process something belongs to that must not outlive it | what that is |
 //! | `memory.rs` | whether this machine has memory to spare | who asks |
+//! | `metrics.rs` | what is counted for Prometheus | what it is that happens |
+//! | `metrics/endpoint.rs` | serving that over HTTP | what is counted |
 //! | `ports.rs` | which ports may be tried, and which this process has given out | containers |
 //! | `probe.rs` | asking a PostgreSQL server for an answer | containers |
 //! | `sql.rs` | running somebody else's SQL within limits | containers, who asks |
@@ -82,6 +84,7 @@ pub mod instance;
 pub mod manager;
 pub mod mcp;
 pub mod memory;
+pub mod metrics;
 pub mod owner;
 pub mod plugins;
 pub mod policy;

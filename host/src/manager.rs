@@ -17,6 +17,7 @@ use crate::instance::{
     InstanceSpec, Password, Progress, ProgressSink, Stats, Status, Usage,
 };
 use crate::memory;
+use crate::metrics::METRICS;
 use crate::policy::{Action, Policy, Rejection};
 use crate::ports::{PortAllocator, PortRange, PortsExhausted};
 use crate::probe::{self, ProbeError};
@@ -266,6 +267,22 @@ impl InstanceManager {
         caller: &Caller,
         progress: &ProgressSink,
     ) -> Result<NewInstance, InstanceError> {
+        let creating = METRICS.creating();
+        let outcome = self.make(request, caller, progress).await;
+        if let Err(InstanceError::Rejected(rejection)) = &outcome {
+            count(None, rejection);
+        }
+        let code = outcome.as_ref().map_err(|error| Failure::from(error).code);
+        creating.ended(code.map_or_else(FailureCode::as_str, |_| "created"));
+        outcome
+    }
+
+    async fn make(
+        &self,
+        request: &CreateRequest,
+        caller: &Caller,
+        progress: &ProgressSink,
+    ) -> Result<NewInstance, InstanceError> {
         let creating = self.pool.creating();
         let spec = self.plan(request, caller).await?;
         let taken = self.pool.take(&spec);
@@ -324,7 +341,7 @@ impl InstanceManager {
     /// If the engine can't tell, or the policy is broken.
     pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
         let instances = self.engine.list().await?;
-        let verdicts = self.policy.authorize_each(Action::List, &instances, caller).await?;
+        let verdicts = self.authorize_each(Action::List, &instances, caller).await?;
         let mut visible = Vec::new();
         for (instance, verdict) in instances.into_iter().zip(verdicts) {
             match verdict {
@@ -334,6 +351,20 @@ impl InstanceManager {
             }
         }
         Ok(visible)
+    }
+
+    /// Every instance that this process's user may see, for the metrics, which don't count what is denied here.
+    ///
+    /// # Errors
+    /// As [`InstanceManager::list`].
+    pub async fn present(&self) -> Result<Vec<Instance>, InstanceError> {
+        let instances = self.engine.list().await?;
+        let caller = Caller::CommandLine;
+        let verdicts = self.policy.authorize_each(Action::List, &instances, &caller).await?;
+        let visible = instances.into_iter().zip(verdicts);
+        Ok(visible
+            .filter_map(|(instance, verdict)| verdict.ok().map(|()| instance))
+            .collect())
     }
 
     /// One instance with its credentials.
@@ -397,7 +428,7 @@ impl InstanceManager {
             return Ok(vec![self.measure(found).await]);
         }
         let instances = self.list(caller).await?;
-        let verdicts = self.policy.authorize_each(Action::Health, &instances, caller).await?;
+        let verdicts = self.authorize_each(Action::Health, &instances, caller).await?;
         let measured = stream::iter(instances.into_iter().zip(verdicts)).map(|(instance, verdict)| async move {
             let problem = match verdict {
                 Ok(()) => match self.engine.get(instance.id).await {
@@ -499,8 +530,23 @@ impl InstanceManager {
         let Some(found) = self.engine.get(id).await? else {
             return Err(self.not_found(id).await);
         };
-        self.policy.authorize(action, &found.instance, caller).await?;
+        let verdict = self.policy.authorize(action, &found.instance, caller).await;
+        verdict.inspect_err(|rejection| count(Some(action), rejection))?;
         Ok(found)
+    }
+
+    async fn authorize_each(
+        &self,
+        action: Action,
+        instances: &[Instance],
+        caller: &Caller,
+    ) -> Result<Vec<Result<(), String>>, InstanceError> {
+        let verdicts = self.policy.authorize_each(action, instances, caller).await;
+        let verdicts = verdicts.inspect_err(|rejection| count(Some(action), rejection))?;
+        for _ in verdicts.iter().filter(|verdict| verdict.is_err()) {
+            METRICS.policy_denied(Some(action), false);
+        }
+        Ok(verdicts)
     }
 
     async fn not_found(&self, id: InstanceId) -> InstanceError {
@@ -522,7 +568,13 @@ impl InstanceManager {
     /// Makes an instance of a server that waits; `None` if that fails.
     #[tracing::instrument(level = "debug", name = "take", skip_all)]
     async fn assign(&self, ready: Ready, spec: &InstanceSpec) -> Option<(Created, Unkept)> {
-        let Ready { waiting, unkept, .. } = ready;
+        let Ready {
+            waiting,
+            unkept,
+            counted,
+            ..
+        } = ready;
+        drop(counted);
         match self.engine.assign(waiting, spec).await {
             Ok(created) => Some((created, unkept)),
             // Dropped, it is removed.
@@ -578,6 +630,15 @@ impl InstanceManager {
             }),
             ended = self.ended(found.instance.id) => Err(InstanceError::Died(redacted(ended, &found.password))),
         }
+    }
+}
+
+/// Counts what the policy has denied. Arguments that don't fit are not its business alone.
+fn count(action: Option<Action>, rejection: &Rejection) {
+    match rejection {
+        Rejection::Invalid(_) => {}
+        Rejection::Denied(_) => METRICS.policy_denied(action, false),
+        Rejection::Broken(_) => METRICS.policy_denied(action, true),
     }
 }
 
@@ -1019,5 +1080,23 @@ mod tests {
         assert_eq!((stats.len(), stats[0].instance.id), (1, id));
         assert_eq!(stats[0].problems, ["the policy denies it: not yours"]);
         assert_eq!(desk.engine.calls(), ["list"]);
+    }
+
+    #[tokio::test]
+    async fn what_the_policy_denies_is_counted() {
+        // Only this test has a policy fail in this.
+        let denied = || {
+            let text = METRICS.text(None).expect("text");
+            text.contains("policy_denials_total{action=\"health\",cause=\"failure\"} 1")
+        };
+        assert!(!denied());
+        let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+        let rules = Rules {
+            broken: true,
+            ..Rules::default()
+        };
+        let desk = desk(engine, rules, "1-1");
+        desk.manager.health(id, &caller()).await.expect_err("broken");
+        assert!(denied());
     }
 }

@@ -124,6 +124,18 @@ pub enum PluginError {
     },
 }
 
+impl PluginError {
+    /// What went wrong in a call, in a word; `None` if nothing was called.
+    fn fault(&self) -> Option<&'static str> {
+        match self {
+            Self::OverBudget { .. } => Some("overrun"),
+            Self::Trapped { .. } => Some("trap"),
+            Self::Nonsense { .. } => Some("nonsense"),
+            _ => None,
+        }
+    }
+}
+
 impl From<&PluginError> for Failure {
     fn from(error: &PluginError) -> Self {
         let (code, advice) = match error {

@@ -1,5 +1,6 @@
 //! `mcp serve`.
 
+use std::io;
 use std::sync::Arc;
 
 use clap::Args;
@@ -8,6 +9,8 @@ use super::exit::ExitCode;
 use crate::app::App;
 use crate::failure::{Failure, FailureCode};
 use crate::mcp::Server;
+use crate::metrics::LoopbackAddress;
+use crate::metrics::endpoint::Endpoint;
 
 /// Serve MCP on standard input and output
 ///
@@ -18,13 +21,43 @@ pub(super) struct Serve {}
 
 impl Serve {
     pub(super) async fn run(self, app: &App) -> Result<ExitCode, Failure> {
+        let endpoint = match app.config().metrics {
+            Some(address) => Some(endpoint(address).await?),
+            None => None,
+        };
         // Each compiles its component where nobody has before.
         let (toolbox, manager) = tokio::try_join!(app.toolbox(), app.manager())?;
         let policy = app.policy().await?.provenance();
         let server = Server::new(Arc::clone(toolbox), policy, manager.clone(), app.tracker().clone());
-        match server.serve(tokio::io::stdin(), tokio::io::stdout()).await {
+        let metrics = async {
+            match endpoint {
+                Some(endpoint) => endpoint.serve(manager).await,
+                None => std::future::pending().await,
+            }
+        };
+        let served = tokio::select! {
+            served = server.serve(tokio::io::stdin(), tokio::io::stdout()) => served,
+            never = metrics => match never {},
+        };
+        match served {
             Ok(()) => Ok(ExitCode::Ok),
             Err(error) => Err(Failure::new(FailureCode::Failed, error.to_string(), "")),
         }
     }
+}
+
+/// Takes the port at once: a server whose figures somebody waits for is not to run without them.
+async fn endpoint(address: LoopbackAddress) -> Result<Endpoint, Failure> {
+    let unusable = |error: io::Error| {
+        let message = format!("the metrics can't be served on {address}: {error}");
+        Failure::new(
+            FailureCode::Failed,
+            message,
+            "Choose another port (`metrics`), or end what has this one.",
+        )
+    };
+    let endpoint = Endpoint::bind(address).await.map_err(unusable)?;
+    let address = endpoint.address().map_err(unusable)?;
+    tracing::info!("the metrics are at http://{address}/metrics");
+    Ok(endpoint)
 }

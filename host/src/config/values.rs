@@ -59,29 +59,36 @@ impl Sources {
             "local" => Ok(Engine::Only(EngineKind::Local)),
             _ => Err(InvalidValue("must be auto, docker or local".into())),
         });
+        let metrics = self.parse("metrics", optional);
         let local = self.local(environment);
         let pool = self.pool();
         let policy = self.policy();
         let values = shown(&self.values, &self.bundles);
         let bundles = self.bundles();
-        match (engine, log, docker, local, instance, pool, policy) {
-            (Some(engine), Some(log), Some(docker), Some(local), Some(instance), Some(pool), Some(policy))
-                if self.problems.is_empty() =>
-            {
-                Ok(Config {
-                    engine,
-                    log,
-                    docker,
-                    local,
-                    instance,
-                    pool,
-                    policy,
-                    bundles,
-                    cache_dir: cache_dir(environment),
-                    file,
-                    values,
-                })
-            }
+        match (engine, metrics, log, docker, local, instance, pool, policy) {
+            (
+                Some(engine),
+                Some(metrics),
+                Some(log),
+                Some(docker),
+                Some(local),
+                Some(instance),
+                Some(pool),
+                Some(policy),
+            ) if self.problems.is_empty() => Ok(Config {
+                engine,
+                metrics,
+                log,
+                docker,
+                local,
+                instance,
+                pool,
+                policy,
+                bundles,
+                cache_dir: cache_dir(environment),
+                file,
+                values,
+            }),
             _ => {
                 self.problems.sort_by(|a, b| a.origin.cmp(&b.origin));
                 Err(ConfigError(self.problems))

@@ -13,6 +13,7 @@ use tracing::Instrument as _;
 use super::{InstanceError, Unkept};
 use crate::engine::{Engine, EngineError, Waiting};
 use crate::instance::{DatabaseName, Defaults, Image, InstanceId, InstanceSpec, InvalidValue, Password};
+use crate::metrics::{METRICS, PoolWaiting};
 use crate::ports::PortAllocator;
 
 /// How many images are kept ready at most: those that were asked for last.
@@ -71,6 +72,8 @@ pub(super) struct Ready {
     since: Instant,
     pub(super) waiting: Waiting,
     pub(super) unkept: Unkept,
+    /// Counts it for as long as it waits.
+    pub(super) counted: PoolWaiting,
 }
 
 /// Keeps the pool from starting servers for as long as a create is under way.
@@ -154,6 +157,7 @@ impl Pool {
             .ready
             .iter()
             .position(|ready| ready.image == spec.image && !ready.waiting.is_lost())?;
+        METRICS.pool_taken();
         Some(state.ready.swap_remove(place))
     }
 
@@ -289,6 +293,7 @@ impl Pool {
                         since: Instant::now(),
                         waiting,
                         unkept: Unkept::new(&self.0.engine, &self.0.tracker, id),
+                        counted: METRICS.pool_waiting(),
                     }));
                 }
             }

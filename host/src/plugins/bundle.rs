@@ -15,6 +15,7 @@ use super::{Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
 use crate::instance::{Caller, ProgressSink};
 use crate::manager::{InstanceManager, NewInstance};
+use crate::metrics::METRICS;
 
 /// How many tools a bundle may offer: clients cope with some forty in all.
 const TOOLS_MAX: usize = 40;
@@ -194,6 +195,11 @@ impl Bundle {
         }
         // Boxed: it holds all that a call may be at, and whoever calls would have to hold it, too.
         let outcome = Box::pin(self.run(tool, arguments.to_string(), manager, caller, progress)).await;
+        if let Err(CallError::Plugin(error)) = &outcome
+            && let Some(fault) = error.fault()
+        {
+            METRICS.guest_failed(self.name(), fault);
+        }
         self.count(&outcome);
         outcome
     }

@@ -9,11 +9,15 @@ use super::provenance::{Provenance, State};
 use super::v0_1::{self, Guest, policy as wit};
 use super::{Loaded, PluginError, Runtime, Source};
 use crate::instance::{Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceSpec};
+use crate::metrics::METRICS;
 use crate::policy::{Action, Policy, Rejection};
 use secrecy::ExposeSecret;
 
 /// What a policy may have of what bundles are granted: it is trusted with more than they are, and has no use for it.
 pub(crate) const LOG_ALONE: [Grant; 1] = [Grant::Log];
+
+/// What a policy is called among components: there is one, whatever its file.
+const POLICY: &str = "policy";
 
 /// The rules of a component of the world `policy`.
 pub struct ComponentPolicy {
@@ -96,6 +100,9 @@ impl ComponentPolicy {
 
 /// Fails closed, and leaves the details in the log.
 fn broken(error: &PluginError) -> Rejection {
+    if let Some(fault) = error.fault() {
+        METRICS.guest_failed(POLICY, fault);
+    }
     // `Debug` keeps a guest's words on one line.
     tracing::error!(error = ?error.to_string(), "the policy failed, so nothing is allowed");
     Rejection::Broken(error.to_string())

@@ -19,6 +19,7 @@ use super::remove::remove_container;
 use super::{DockerEngine, image, label, prune};
 use crate::engine::{EngineError, short_digest};
 use crate::instance::{Image, Password, Progress, ProgressSink};
+use crate::metrics::METRICS;
 
 /// What is done here, by number: another recipe's templates are not used.
 const RECIPE: u32 = 2;
@@ -213,6 +214,7 @@ async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), 
             docker.commit_container(options, ContainerConfig::default()).await
         })
         .await?;
+    METRICS.template_made();
     tracing::info!(key, "made a template to start instances from");
     Ok(())
 }

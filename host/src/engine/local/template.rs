@@ -17,6 +17,7 @@ use super::{LocalEngine, blocking, failed, server};
 use crate::engine::provision::SUPERUSER;
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX, short_digest};
 use crate::instance::{Password, Progress, ProgressSink};
+use crate::metrics::METRICS;
 
 /// What is done here, by number: a template of another recipe is made anew.
 const RECIPE: u32 = 1;
@@ -292,6 +293,7 @@ async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Re
     };
     let (place, from, to) = (state.clone(), unfinished.folder.clone(), folder);
     blocking(move || finish(&place, &from, &to, &description)).await?;
+    METRICS.template_made();
     tracing::info!(%programs, "initialised a data directory to copy instances from");
     Ok(())
 }
