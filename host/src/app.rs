@@ -1,15 +1,16 @@
 //! Puts configuration, engine, policy and manager together, each built when it is first needed.
 
 use std::borrow::Cow;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
+use crate::artifact::lock::{Pin, World};
+use crate::artifact::reference::Reference;
+use crate::artifact::{ArtifactError, Artifacts, Found, Shown};
 use crate::config::{self, Code, Component, Config};
 use crate::engine::Engine;
 use crate::engine::auto::AutoEngine;
@@ -17,11 +18,13 @@ use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::engine::local::{LocalEngine, LocalSettings};
 use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
+use crate::files;
 use crate::instance::EngineKind;
 use crate::manager::{InstanceManager, Settings};
 use crate::plugins::budget::Budget;
 use crate::plugins::bundle::Bundle;
 use crate::plugins::cache::Cache;
+use crate::plugins::grants::Grants;
 use crate::plugins::policy::{self, ComponentPolicy};
 use crate::plugins::provenance::{Provenance, State};
 use crate::plugins::tools::Toolbox;
@@ -39,6 +42,8 @@ const BUILT_IN: [(&str, &[u8]); 2] = [
     ),
 ];
 const POLICY_DEFAULT: &str = "policy-default";
+/// How the lock file calls the component of `[policy]`.
+const POLICY: &str = "policy";
 
 /// One process's parts. Whoever makes it calls [`App::shutdown`] before the process ends.
 #[derive(Debug)]
@@ -46,6 +51,7 @@ pub struct App {
     config: Config,
     tracker: TaskTracker,
     engine: Arc<dyn Engine>,
+    artifacts: Artifacts,
     runtime: OnceCell<Runtime>,
     policy: OnceCell<Arc<ComponentPolicy>>,
     manager: OnceCell<InstanceManager>,
@@ -58,10 +64,12 @@ impl App {
     pub fn new(config: Config, environment: &Environment) -> Self {
         let tracker = TaskTracker::new();
         let engine = engine(&config, environment, &tracker);
+        let artifacts = Artifacts::new(config.lock_file.clone(), config.store_dir.clone(), environment);
         Self {
             config,
             tracker,
             engine,
+            artifacts,
             runtime: OnceCell::new(),
             policy: OnceCell::new(),
             manager: OnceCell::new(),
@@ -94,9 +102,10 @@ impl App {
     pub async fn policy(&self) -> Result<&Arc<ComponentPolicy>, Failure> {
         self.policy
             .get_or_try_init(async || {
-                let source = source(POLICY_DEFAULT, &self.config.policy)?;
-                let loaded = ComponentPolicy::load(self.runtime().await?, &source).await;
-                loaded.map(Arc::new).map_err(|error| unusable(&error))
+                let (source, found) = self.source(World::Policy, POLICY, &self.config.policy).await?;
+                let policy = self.load_policy(&source).await?;
+                self.take_on(found, shown_by_policy(&policy)).await?;
+                Ok(Arc::new(policy))
             })
             .await
     }
@@ -148,10 +157,11 @@ impl App {
     }
 
     async fn bundle(&self, bundle: &config::Bundle) -> Result<Bundle, Failure> {
-        let mut source = source(bundle.name.as_str(), &bundle.component)?;
-        source.sha256 = bundle.sha256;
-        let loaded = Bundle::load(self.runtime().await?, &source, &bundle.terms).await;
-        loaded.map_err(|error| unusable(&error))
+        let (name, component) = (bundle.name.as_str(), &bundle.component);
+        let (source, found) = self.source(World::ToolBundle, name, component).await?;
+        let loaded = self.load_bundle(&source, bundle).await?;
+        self.take_on(found, shown_by_bundle(&loaded)).await?;
+        Ok(loaded)
     }
 
     /// What the configuration loads: the policy, then the bundles in their order, each with how it stands. One that can't
@@ -192,6 +202,100 @@ impl App {
             });
         }
         plugins
+    }
+
+    /// The code of a configured component, and what there is to agree to if it comes from a registry.
+    async fn source(
+        &self,
+        world: World,
+        name: &str,
+        component: &Component,
+    ) -> Result<(Source, Option<Found>), Failure> {
+        let Code::Artifact(reference) = &component.code else {
+            return Ok((local_source(world, name, component)?, None));
+        };
+        let found = self.artifacts.find(world, name, reference).await;
+        let mut found = found.map_err(|error| Failure::from(&error))?;
+        let source = artifact_source(name, component, &mut found);
+        Ok((source, Some(found)))
+    }
+
+    /// Pins what comes from a registry, or compares it with what is pinned.
+    async fn take_on(&self, found: Option<Found>, shown: Shown) -> Result<(), Failure> {
+        match found {
+            Some(found) => self
+                .artifacts
+                .take_on(&found, shown)
+                .await
+                .map_err(|error| Failure::from(&error)),
+            None => Ok(()),
+        }
+    }
+
+    async fn load_policy(&self, source: &Source) -> Result<ComponentPolicy, Failure> {
+        let loaded = ComponentPolicy::load(self.runtime().await?, source).await;
+        loaded.map_err(|error| unusable(&error))
+    }
+
+    async fn load_bundle(&self, source: &Source, bundle: &config::Bundle) -> Result<Bundle, Failure> {
+        let loaded = Bundle::load(self.runtime().await?, source, &bundle.terms).await;
+        loaded.map_err(|error| unusable(&error))
+    }
+
+    /// Looks up what the registries have now of the components that come from there: of all, or of those of this name.
+    /// Each is loaded, and nothing is pinned.
+    ///
+    /// # Errors
+    /// If there is no such component, or one of them can't be had or loaded.
+    pub async fn updates(&self, name: Option<&str>) -> Result<Vec<Update>, Failure> {
+        let is_meant = |candidate: &str| name.is_none_or(|name| name == candidate);
+        let mut updates = Vec::new();
+        if let (Code::Artifact(reference), true) = (&self.config.policy.code, is_meant(POLICY)) {
+            let component = &self.config.policy;
+            let (source, found) = self.newest(World::Policy, POLICY, component, reference).await?;
+            let policy = self.load_policy(&source).await?;
+            updates.push(Update::new(&found, shown_by_policy(&policy)));
+        }
+        for bundle in &self.config.bundles {
+            let (name, component) = (bundle.name.as_str(), &bundle.component);
+            if let (Code::Artifact(reference), true) = (&component.code, is_meant(name)) {
+                let (source, found) = self.newest(World::ToolBundle, name, component, reference).await?;
+                let loaded = self.load_bundle(&source, bundle).await?;
+                updates.push(Update::new(&found, shown_by_bundle(&loaded)));
+            }
+        }
+        match name {
+            Some(name) if updates.is_empty() => Err(Failure::new(
+                FailureCode::InvalidArguments,
+                format!("the configuration has no component {name:?} from a registry"),
+                "`dev-postgres-mcp config show` prints what it has: `policy`, or a bundle's name.",
+            )),
+            _ => Ok(updates),
+        }
+    }
+
+    async fn newest(
+        &self,
+        world: World,
+        name: &str,
+        component: &Component,
+        reference: &Reference,
+    ) -> Result<(Source, Found), Failure> {
+        let found = self.artifacts.find_newest(world, name, reference).await;
+        let mut found = found.map_err(|error| Failure::from(&error))?;
+        Ok((artifact_source(name, component, &mut found), found))
+    }
+
+    /// Pins what [`App::updates`] has found.
+    ///
+    /// # Errors
+    /// If the lock file can't be written, or has changed since.
+    pub async fn agree(&self, updates: &[Update]) -> Result<(), Failure> {
+        let changes = updates
+            .iter()
+            .map(|update| (update.before.clone(), update.after.clone()));
+        let agreed: Result<(), ArtifactError> = self.artifacts.agree(changes.collect()).await;
+        agreed.map_err(|error| Failure::from(&error))
     }
 
     async fn runtime(&self) -> Result<&Runtime, Failure> {
@@ -244,17 +348,73 @@ fn engine(config: &Config, environment: &Environment, tracker: &TaskTracker) -> 
     }
 }
 
+/// What a registry has of a component, beside what is pinned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Update {
+    /// What is pinned; `None` if nothing is.
+    pub before: Option<Pin>,
+    /// What agreeing would pin.
+    pub after: Pin,
+}
+
+impl Update {
+    fn new(found: &Found, shown: Shown) -> Self {
+        Self {
+            before: found.agreed().cloned(),
+            after: found.pin(shown),
+        }
+    }
+
+    /// What the new one asks for beyond what was agreed to; nothing if nothing was pinned, since whoever wrote the
+    /// configuration has just agreed to a first one.
+    #[must_use]
+    pub fn more_grants(&self) -> Grants {
+        let before = self.before.as_ref();
+        before.map_or_else(Grants::default, |before| self.after.grants.without(before.grants))
+    }
+}
+
+fn shown_by_policy(policy: &ComponentPolicy) -> Shown {
+    Shown {
+        grants: policy.requested(),
+        tools: BTreeMap::new(),
+    }
+}
+
+fn shown_by_bundle(bundle: &Bundle) -> Shown {
+    let tools = bundle.tools().iter();
+    Shown {
+        grants: bundle.requested(),
+        tools: tools.map(|tool| (tool.name().to_owned(), tool.digest())).collect(),
+    }
+}
+
+/// Takes the bytes out of `found`: they are needed once.
+fn artifact_source(name: &str, component: &Component, found: &mut Found) -> Source {
+    Source {
+        name: name.to_owned(),
+        from: place(&component.code),
+        bytes: Cow::Owned(std::mem::take(&mut found.bytes)),
+        sha256: component.sha256,
+        settings: component.settings.expose().clone(),
+    }
+}
+
 /// Reads the file at once: it is local and read once, before anything else can be served.
-fn source(name: &str, component: &Component) -> Result<Source, Failure> {
+fn local_source(world: World, name: &str, component: &Component) -> Result<Source, Failure> {
+    let name = if world == World::Policy { POLICY_DEFAULT } else { name };
     let bytes = match &component.code {
-        Code::File(path) => read(path).map(Cow::Owned).map_err(|error| {
-            unusable(&PluginError::Unreadable {
-                name: name.to_owned(),
-                path: path.display().to_string(),
-                reason: error.to_string(),
-            })
-        })?,
-        Code::BuiltIn => BUILT_IN
+        Code::File(path) => {
+            let read = files::read(path, FILE_BYTES_MAX as u64);
+            read.map(Cow::Owned).map_err(|error| {
+                unusable(&PluginError::Unreadable {
+                    name: name.to_owned(),
+                    path: path.display().to_string(),
+                    reason: error.to_string(),
+                })
+            })?
+        }
+        _ => BUILT_IN
             .into_iter()
             .find(|(built_in, _)| *built_in == name)
             .map(|(_, bytes)| Cow::Borrowed(bytes))
@@ -264,7 +424,7 @@ fn source(name: &str, component: &Component) -> Result<Source, Failure> {
         name: name.to_owned(),
         from: place(&component.code),
         bytes,
-        sha256: None,
+        sha256: component.sha256,
         settings: component.settings.expose().clone(),
     })
 }
@@ -275,19 +435,8 @@ pub fn place(code: &Code) -> String {
     match code {
         Code::BuiltIn => "built in".to_owned(),
         Code::File(path) => path.display().to_string(),
+        Code::Artifact(reference) => reference.to_string(),
     }
-}
-
-/// Reads at most as much as a component may have, and one byte more.
-pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::open(path)?;
-    let (most, has) = (FILE_BYTES_MAX as u64, file.metadata()?.len());
-    if has > most {
-        return Err(io::Error::other(format!("it has {has} bytes, may have {most}")));
-    }
-    let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
 }
 
 /// A component that can't be loaded is the configuration's fault, not that of whoever calls.

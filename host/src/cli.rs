@@ -95,7 +95,7 @@ enum Verb {
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Look into plugins and see which ones are loaded
+    /// Look into plugins, see which ones are loaded, and update those that come from registries
     #[command(subcommand)]
     Plugin(plugin::PluginVerb),
     Doctor(doctor::Doctor),

@@ -18,6 +18,8 @@ pub use self::keys::{CONFIG_VARIABLE, DEFAULT_TOML, KEYS, Key, reference_markdow
 pub use self::problem::{ConfigError, Origin, Problem, What};
 pub use self::shown::ShownValue;
 use self::sources::Sources;
+use crate::artifact::lock;
+use crate::artifact::reference::Reference;
 use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::instance::{Defaults, EngineKind, InvalidValue};
@@ -62,6 +64,10 @@ pub struct Config {
     pub bundles: Vec<Bundle>,
     /// Where compiled components are kept; `None` if there is no home to derive it from.
     pub cache_dir: Option<PathBuf>,
+    /// Where pulled components are kept; `None` if there is no home to derive it from.
+    pub store_dir: Option<PathBuf>,
+    /// The lock file, beside the configuration file or where that would be; `None` if there is no home for either.
+    pub lock_file: Option<PathBuf>,
     /// The file that was read; `None` if there is none.
     pub file: Option<PathBuf>,
     /// Every value with where it came from, for people to read.
@@ -143,6 +149,8 @@ pub struct Pool {
 pub struct Component {
     /// Where its code is.
     pub code: Code,
+    /// What its code must be.
+    pub sha256: Option<Digest>,
     /// Its own settings.
     pub settings: ComponentSettings,
 }
@@ -154,6 +162,8 @@ pub enum Code {
     BuiltIn,
     /// In this file.
     File(PathBuf),
+    /// In a registry.
+    Artifact(Reference),
 }
 
 /// A component's own settings, a JSON object. They may hold secrets: `Debug` shows nothing.
@@ -181,8 +191,6 @@ pub struct Bundle {
     pub name: BundleName,
     /// Its code and settings.
     pub component: Component,
-    /// What its file must be.
-    pub sha256: Option<Digest>,
     /// On what terms it is taken in.
     pub terms: Terms,
 }
@@ -234,10 +242,11 @@ impl Config {
             Some((path, required)) => (Some(path), required),
             None => (None, false),
         };
+        let lock_file = path.as_ref().map(|path| path.with_file_name(lock::NAME));
         let file = path.filter(|path| sources.read_file(path, required));
         sources.read_environment(environment);
         sources.read_flags(flags);
-        sources.into_config(file, environment)
+        sources.into_config(file, lock_file, environment)
     }
 }
 
@@ -258,11 +267,11 @@ pub fn file_location(flags: &Flags, environment: &Environment) -> Option<(PathBu
     Some((path, false))
 }
 
-/// Where compiled components are kept.
-fn cache_dir(environment: &Environment) -> Option<PathBuf> {
+/// Where what can be had again is kept.
+fn cache_home(environment: &Environment) -> Option<PathBuf> {
     let place = xdg(environment, "XDG_CACHE_HOME")
         .or_else(|| native(environment, "LOCALAPPDATA", "Library/Caches", ".cache"))?;
-    Some(place.join("dev-postgres-mcp").join("components"))
+    Some(place.join("dev-postgres-mcp"))
 }
 
 /// Where the local engine keeps its instances unless it is told.
@@ -501,6 +510,24 @@ version = "17"
     }
 
     #[test]
+    fn a_component_in_a_registry_is_named_by_a_reference_that_makes_sense() {
+        let text = "[policy]\ncomponent = 'oci://ghcr.io/acme/rules:1'\n\
+            [[bundle]]\nname = 'a'\ncomponent = 'oci://ghcr.io/acme/tools:2'\n";
+        let (directory, flags) = file(text);
+        let config = Config::load(&flags, &Environment::default()).expect("no problems");
+        let artifact = |text: &str| Code::Artifact(text.parse().expect("a reference"));
+        assert_eq!(config.policy.code, artifact("oci://ghcr.io/acme/rules:1"));
+        assert_eq!(config.bundles[1].component.code, artifact("oci://ghcr.io/acme/tools:2"));
+        assert_eq!(config.lock_file, Some(directory.path().join("dev-postgres-mcp.lock")));
+
+        let (directory, flags) = file("[policy]\ncomponent = 'oci://acme/rules'\nsha256 = 'e3b0'\n");
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:2: policy.component must be oci://registry/repository:tag or oci://registry/repository@sha256:digest, not "oci://acme/rules"
+        DIR/config.toml:3: policy.sha256 must be a SHA-256 digest, 64 hexadecimal digits, as sha256sum prints it, not "e3b0"
+        "#);
+    }
+
+    #[test]
     fn an_entry_replaces_the_built_in_bundle_of_its_name_or_adds_one() {
         let replaced = load_file("[[bundle]]\nname = 'postgres-tools'\nsettings.x = 1\n").expect("no problems");
         assert_eq!(replaced.bundles.len(), 1);
@@ -537,10 +564,10 @@ version = "17"
         let digest = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
         let entry = format!("[[bundle]]\nname = 'a'\ncomponent = 'x'\nsha256 = '{digest}'\nprefix = 'acme'\n");
         let config = load_file(&entry).expect("no problems");
-        assert_eq!(config.bundles[1].sha256, Some(Digest::of(b"")));
+        assert_eq!(config.bundles[1].component.sha256, Some(Digest::of(b"")));
         assert_eq!(config.bundles[1].terms.prefix, Some("acme".parse().expect("a prefix")));
         assert_eq!(
-            (config.bundles[0].sha256, &config.bundles[0].terms.prefix),
+            (config.bundles[0].component.sha256, &config.bundles[0].terms.prefix),
             (None, &None)
         );
 

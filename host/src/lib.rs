@@ -20,6 +20,10 @@
 //! | `cli/setting_flags.rs` | an option for each setting | which settings there are |
 //! | `cli/logging.rs`, `signals.rs` | the process's log; the signals that end it | commands |
 //! | `app.rs` | the parts of one process, each built when it is first needed | the command line, MCP |
+//! | `artifact.rs` | components from registries: resolved, pulled, pinned | the command line, MCP, WebAssembly |
+//! | `artifact/reference.rs` | where an artifact is | I/O |
+//! | `artifact/registry.rs`, `artifact/credentials.rs` | asking a registry; who one is there | the lock file |
+//! | `artifact/lock.rs`, `artifact/store.rs` | what was agreed to; what was pulled | registries |
 //! | `config.rs` | the configuration as domain values | who uses it |
 //! | `default.toml`, `config/keys.rs` | which settings there are, with defaults and meanings | |
 //! | `config/sources.rs` | reading file, environment and options, the later over the earlier | what the settings mean |
@@ -27,6 +31,7 @@
 //! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
+//! | `files.rs` | reading files within a bound, writing them whole | what is in them |
 //! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health, stats; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
@@ -74,12 +79,14 @@
 //! 6. The standard output of `mcp serve` carries JSON-RPC only.
 
 pub mod app;
+pub mod artifact;
 pub mod cli;
 pub mod config;
 pub mod digest;
 pub mod engine;
 pub mod environment;
 pub mod failure;
+mod files;
 pub mod instance;
 pub mod manager;
 pub mod mcp;

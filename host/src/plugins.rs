@@ -20,6 +20,8 @@ use std::time::Duration;
 use self::budget::{Budget, Overrun};
 use self::cache::Cache;
 pub(crate) use self::encode::FILE_BYTES_MAX;
+use self::grants::{Grant, Grants};
+use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 
@@ -276,6 +278,22 @@ impl Loaded {
             budget,
             instance: linker.instantiate_pre(&component).map_err(unfit)?,
         })
+    }
+
+    /// What it asks the host for: the grants for the functions that it imports.
+    fn requested(&self) -> Grants {
+        let engine = &self.runtime.engine;
+        let imports = self.instance.component().component_type();
+        let mut requested = Vec::new();
+        for (name, item) in imports.imports(engine) {
+            let interface = name.split_once('/').map_or(name, |(_, interface)| interface);
+            let interface = interface.split_once('@').map_or(interface, |(interface, _)| interface);
+            if let ComponentItem::ComponentInstance(functions) = item.ty {
+                let functions = functions.exports(engine).map(|(function, _)| function);
+                requested.extend(functions.filter_map(|function| Grant::for_import(interface, function)));
+            }
+        }
+        requested.into_iter().collect()
     }
 
     /// Runs one call in a fresh store and within the budget.

@@ -13,6 +13,7 @@ pub mod local_engine;
 pub mod processes;
 pub mod puppet;
 pub mod readme;
+pub mod registry;
 #[cfg(unix)]
 pub mod scene;
 pub mod scripted_daemon;

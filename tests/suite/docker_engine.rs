@@ -4,10 +4,7 @@
 //! containers that it made.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
-use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use dev_postgres_mcp::engine::docker::DockerSettings;
 use dev_postgres_mcp::engine::{EngineError, Verdict};
@@ -15,11 +12,11 @@ use dev_postgres_mcp::instance::{Found, Image, InstanceSpec, Progress, ProgressS
 use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::database::connect_when_ready;
 use dev_postgres_mcp_tests::docker_cli::{docker, pause, try_docker};
+use dev_postgres_mcp_tests::registry::Registry;
 use dev_postgres_mcp_tests::scene::{DockerGround, Scene};
 use dev_postgres_mcp_tests::specs::spec;
 use serde_json::Value;
 use tokio::net::{TcpListener, TcpStream, UnixStream};
-use tokio::process::{Child, Command};
 
 /// An engine with a network of its own.
 fn scene() -> Scene<DockerGround> {
@@ -201,72 +198,23 @@ async fn doctor_finds_nothing_wrong_here() {
     assert!(lines.iter().all(|line| line.verdict != Verdict::Bad), "{lines:?}");
 }
 
-/// A registry on loopback with a copy of `postgres:17` in it.
-struct Registry {
-    _process: Child,
-    _data: tempfile::TempDir,
-    repository: String,
-}
-
-impl Registry {
-    /// `None` if there is no registry program.
-    async fn start() -> Option<Self> {
-        let program = ["/usr/bin/docker-registry", "/usr/local/bin/registry"]
-            .into_iter()
-            .find(|path| Path::new(path).exists())?;
-        let data = tempfile::tempdir().expect("a directory");
-        let port = {
-            let free = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-            free.local_addr().expect("the port").port()
-        };
-        let config = data.path().join("config.yml");
-        let root = data.path().join("data");
-        let text = format!(
-            "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-            root.display()
-        );
-        std::fs::write(&config, text).expect("written");
-        let process = Command::new(program)
-            .arg("serve")
-            .arg(&config)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("started");
-        for _ in 0..200 {
-            if TcpStream::connect(("127.0.0.1", port)).await.is_ok() {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(25)).await;
-        }
-        let repository = format!("127.0.0.1:{port}/postgres");
-        let copy = format!("{repository}:17");
-        docker(&["tag", "postgres:17", &copy]).await;
-        docker(&["push", "-q", &copy]).await;
-        docker(&["rmi", &copy]).await;
-        Some(Self {
-            _process: process,
-            _data: data,
-            repository,
-        })
-    }
-}
-
 #[tokio::test]
 async fn a_missing_image_is_pulled_from_its_registry_and_an_unknown_tag_is_no_such_image() {
     let scene = scene();
     let Some(registry) = Registry::start().await else {
-        eprintln!("skipped: there is no registry program (Debian's docker-registry)");
         return;
     };
+    let repository = format!("{}/postgres", registry.address());
+    let copy = format!("{repository}:17");
+    docker(&["tag", "postgres:17", &copy]).await;
+    docker(&["push", "-q", &copy]).await;
+    docker(&["rmi", &copy]).await;
     let told = Arc::new(Mutex::new(Vec::new()));
     let progress = {
         let told = Arc::clone(&told);
         ProgressSink::new(move |step| told.lock().expect("no panic").push(step))
     };
-    let image = Image::new(&registry.repository, "17").expect("an image");
+    let image = Image::new(&repository, "17").expect("an image");
     scene.engine.prepare(&image, &progress).await.expect("pulled");
     let told = told.lock().expect("no panic").clone();
     assert!(matches!(told.first(), Some(Progress::Pulling { .. })), "{told:?}");
@@ -279,10 +227,10 @@ async fn a_missing_image_is_pulled_from_its_registry_and_an_unknown_tag_is_no_su
     scene.engine.remove(found.instance.id).await.expect("removed");
     docker(&["rmi", &image.to_string()]).await;
 
-    let unknown = Image::new(&registry.repository, "99").expect("an image");
+    let unknown = Image::new(&repository, "99").expect("an image");
     let error = scene.engine.prepare(&unknown, &progress).await.expect_err("unknown");
     assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
-    let unknown = Image::new(&format!("{}-unknown", registry.repository), "17").expect("an image");
+    let unknown = Image::new(&format!("{repository}-unknown"), "17").expect("an image");
     let error = scene.engine.prepare(&unknown, &progress).await.expect_err("unknown");
     assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
     scene.assert_nothing_left().await;

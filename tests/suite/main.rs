@@ -26,5 +26,6 @@ mod plugin_kit;
 mod pool;
 mod readme;
 mod real_clients;
+mod registries;
 mod sandbox;
 mod stats;

@@ -7,10 +7,19 @@ use std::path::Path;
 use dev_postgres_mcp_tests::readme::repository;
 
 /// The crates behind which the outside world is, and the files that may know them, by how their paths begin.
-const KNOWN_BY: [(&str, &[&str]); 10] = [
+const KNOWN_BY: [(&str, &[&str]); 12] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
+    ("docker_credential", &["artifact/credentials.rs"]),
     ("nix", &["engine/local", "owner.rs", "plugins/cache.rs"]),
+    (
+        "oci_client",
+        &[
+            "artifact/credentials.rs",
+            "artifact/reference.rs",
+            "artifact/registry.rs",
+        ],
+    ),
     ("rmcp", &["mcp"]),
     ("sysinfo", &["engine/local/server.rs", "memory.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),

@@ -20,7 +20,7 @@ pub enum ExitCode {
     NotFound = 4,
     /// The arguments don't fit, or the policy denies it.
     Refused = 5,
-    /// No engine, image or version to run PostgreSQL with can be reached.
+    /// No engine, image or version to run PostgreSQL with, or no registry, can be reached.
     Unavailable = 6,
     /// A deadline passed.
     TimedOut = 7,
@@ -64,7 +64,7 @@ impl ExitCode {
             Self::Configuration => "the configuration is wrong",
             Self::NotFound => "there is no such instance",
             Self::Refused => "the arguments don't fit, or the policy denies it",
-            Self::Unavailable => "no engine, image or version to run PostgreSQL with can be reached",
+            Self::Unavailable => "no engine, image or version to run PostgreSQL with, or no registry, can be reached",
             Self::TimedOut => "a deadline passed",
             Self::Unhealthy => "`postgres health`, `doctor` or `plugin list` found something that doesn't work",
             Self::Exhausted => "no port is left, or a quota is used up",

@@ -13,8 +13,9 @@ use super::shown::shown;
 use super::sources::{Given, GivenBundle, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
-    Log, LogFormat, POOL_SIZE_MAX, Pool, cache_dir, default_state_dir,
+    Log, LogFormat, POOL_SIZE_MAX, Pool, cache_home, default_state_dir,
 };
+use crate::artifact::reference::SCHEME;
 use crate::environment::Environment;
 use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
 use crate::plugins::budget::{Budget, LIMITS};
@@ -49,6 +50,7 @@ impl Sources {
     pub(super) fn into_config(
         mut self,
         file: Option<PathBuf>,
+        lock_file: Option<PathBuf>,
         environment: &Environment,
     ) -> Result<Config, ConfigError> {
         // All are read before any `?` ends it: every problem counts.
@@ -85,7 +87,9 @@ impl Sources {
                 pool,
                 policy,
                 bundles,
-                cache_dir: cache_dir(environment),
+                cache_dir: cache_home(environment).map(|home| home.join("components")),
+                store_dir: cache_home(environment).map(|home| home.join("pulled")),
+                lock_file,
                 file,
                 values,
             }),
@@ -204,16 +208,29 @@ impl Sources {
         Some(Pool { size: size? })
     }
 
-    fn policy(&self) -> Option<Component> {
-        Some(component(
-            self.values.get("policy.component")?,
-            self.values.get("policy.settings")?,
-        ))
+    fn policy(&mut self) -> Option<Component> {
+        let get = |name: &str| self.values.get(super::keys::path("policy", name).as_str()).cloned();
+        let (code, sha256, settings) = (get("component")?, get("sha256")?, get("settings")?);
+        self.component("policy", &code, &sha256, &settings)
+    }
+
+    /// The component that the table `section` describes.
+    fn component(&mut self, section: &str, code: &Given, sha256: &Given, settings: &Given) -> Option<Component> {
+        let parsed = self.parse_given(&format!("{section}.component"), code, |text| {
+            component_code(text, &code.origin)
+        });
+        let sha256 = self.parse_given(&format!("{section}.sha256"), sha256, optional);
+        Some(Component {
+            code: parsed?,
+            sha256: sha256?,
+            settings: ComponentSettings(settings.value.as_object().cloned().unwrap_or_default()),
+        })
     }
 
     fn bundle(&mut self, given: &GivenBundle) -> Option<Bundle> {
         let name = self.parse_given::<BundleName>("bundle.name", given.get("name")?, str::parse);
-        let sha256 = self.parse_given("bundle.sha256", given.get("sha256")?, optional);
+        let (code, sha256, settings) = (given.get("component")?, given.get("sha256")?, given.get("settings")?);
+        let component = self.component("bundle", code, sha256, settings);
         let prefix = self.parse_given("bundle.prefix", given.get("prefix")?, optional);
         let grants = self.parse_given("bundle.grants", given.get("grants")?, |list| {
             let names: Vec<String> = serde_json::from_str(list)
@@ -226,8 +243,7 @@ impl Sources {
         let budget = self.limits(given.get("limits")?);
         Some(Bundle {
             name: name?,
-            component: component(given.get("component")?, given.get("settings")?),
-            sha256: sha256?,
+            component: component?,
             terms: Terms {
                 prefix: prefix?,
                 grants: grants?,
@@ -323,14 +339,14 @@ fn cpu_millis(text: &str) -> Option<u32> {
     (0.0..=f64::from(u32::MAX)).contains(&millis).then_some(millis as u32)
 }
 
-fn component(path: &Given, settings: &Given) -> Component {
-    let code = match (path.value.as_str().and_then(non_empty), &path.origin) {
-        (None, _) => Code::BuiltIn,
-        (Some(path), Origin::File { path: file, .. }) => Code::File(file.parent().unwrap_or(Path::new("")).join(path)),
-        (Some(path), _) => Code::File(path.into()),
-    };
-    Component {
-        code,
-        settings: ComponentSettings(settings.value.as_object().cloned().unwrap_or_default()),
+/// A path in a file starts at that file.
+fn component_code(text: &str, origin: &Origin) -> Result<Code, InvalidValue> {
+    match (non_empty(text), origin) {
+        (None, _) => Ok(Code::BuiltIn),
+        (Some(text), _) if text.starts_with(SCHEME) => text.parse().map(Code::Artifact),
+        (Some(path), Origin::File { path: file, .. }) => {
+            Ok(Code::File(file.parent().unwrap_or(Path::new("")).join(path)))
+        }
+        (Some(path), _) => Ok(Code::File(path.into())),
     }
 }

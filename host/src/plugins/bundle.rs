@@ -146,6 +146,13 @@ impl Bundle {
         &self.loaded.name
     }
 
+    /// What it asks the host for, whether that is granted or not. `read-credentials` is never among it: only results say
+    /// whether a bundle has seen a password.
+    #[must_use]
+    pub fn requested(&self) -> Grants {
+        self.loaded.requested()
+    }
+
     /// What it offers.
     #[must_use]
     pub fn tools(&self) -> &[Tool] {

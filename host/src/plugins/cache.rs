@@ -1,24 +1,23 @@
 //! Compiled components, kept from one process to the next: compiling one takes a hundred times as long as loading it.
 //!
 //! What is loaded here runs as native code. An entry is loaded only if it lies in a folder that nobody but this process's
-//! user may write to, and is whole: anything else is a miss.
+//! user may write to, is whole, and was made from this component for this engine: anything else is a miss.
 
 use std::collections::hash_map::DefaultHasher;
-use std::fs::{self, DirBuilder, OpenOptions};
 use std::hash::{Hash, Hasher};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
+use crate::files;
+
 /// The size of the digest that an entry begins with, in bytes.
 const DIGEST_BYTES: usize = 32;
-/// How old an entry may grow: those of other versions of this program are asked for by nobody.
-const AGE_MAX: Duration = Duration::from_hours(30 * 24);
+/// The largest entry that is looked at, in bytes: machine code is up to ten times as long as the component.
+const ENTRY_BYTES_MAX: u64 = 1 << 30;
 
 /// A folder of compiled components; without one everything is compiled.
 #[derive(Debug, Clone, Default)]
@@ -44,7 +43,9 @@ impl Cache {
         }
         let component = Component::from_binary(engine, bytes)?;
         let stored = component.serialize().map_err(io::Error::other);
-        if let Err(error) = stored.and_then(|compiled| store(folder, &path, &compiled)) {
+        if let Err(error) =
+            stored.and_then(|compiled| files::keep(folder, &path, &[&seal(&path, &compiled), &compiled]))
+        {
             // The next process compiles it once more, no worse.
             tracing::debug!(path = %path.display(), %error, "a compiled component could not be kept");
         }
@@ -56,16 +57,23 @@ impl Cache {
 fn name(engine: &Engine, bytes: &[u8]) -> String {
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
-    let digest = Sha256::digest(bytes);
-    // Half of it is more than enough: what is in the file is checked on its own.
-    let start = digest.first_chunk().copied().unwrap_or_default();
-    format!("{:032x}-{:016x}.cwasm", u128::from_be_bytes(start), hasher.finish())
+    format!("{}-{:016x}.cwasm", crate::digest::Digest::of(bytes), hasher.finish())
+}
+
+/// What an entry begins with: over its name too, so that one under another's name is foreign.
+fn seal(path: &Path, compiled: &[u8]) -> [u8; DIGEST_BYTES] {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    Sha256::new()
+        .chain_update(name)
+        .chain_update(compiled)
+        .finalize()
+        .into()
 }
 
 fn load(engine: &Engine, path: &Path) -> Option<Component> {
-    let entry = is_private(path.parent()?).then(|| fs::read(path).ok())??;
-    let (digest, compiled) = entry.split_at_checked(DIGEST_BYTES)?;
-    if digest != Sha256::digest(compiled).as_slice() {
+    let entry = is_private(path.parent()?).then(|| files::read(path, ENTRY_BYTES_MAX).ok())??;
+    let (found, compiled) = entry.split_at_checked(DIGEST_BYTES)?;
+    if found != seal(path, compiled) {
         return None;
     }
     // SAFETY: `compiled` must be what `Component::serialize` gave, unchanged. It is whole, as the digest shows; it was
@@ -76,45 +84,6 @@ fn load(engine: &Engine, path: &Path) -> Option<Component> {
     component
         .inspect_err(|error| tracing::debug!(path = %path.display(), %error, "a compiled component does not fit"))
         .ok()
-}
-
-/// Whole or not at all.
-fn store(folder: &Path, path: &Path, compiled: &[u8]) -> io::Result<()> {
-    let mut builder = DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(folder)?;
-    remove_old(folder)?;
-    let unfinished = folder.join(format!("{}.new", Uuid::new_v4()));
-    let written = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&unfinished)
-        .and_then(|mut file| {
-            file.write_all(&Sha256::digest(compiled))?;
-            file.write_all(compiled)
-        })
-        .and_then(|()| fs::rename(&unfinished, path));
-    if written.is_err() {
-        // It may not be there at all.
-        let _ = fs::remove_file(&unfinished);
-    }
-    written
-}
-
-fn remove_old(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        let written = entry.metadata().and_then(|metadata| metadata.modified());
-        let age = written
-            .ok()
-            .and_then(|then| SystemTime::now().duration_since(then).ok());
-        if age.is_some_and(|age| age > AGE_MAX) {
-            // Another process may have been faster.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    Ok(())
 }
 
 /// Whether nobody but this process's user may write to it.
@@ -134,6 +103,8 @@ fn is_private(folder: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     const EMPTY: &[u8] = b"(component)";
@@ -176,14 +147,47 @@ mod tests {
         let whole = fs::read(&entry).expect("the entry");
         let mut damaged = whole.clone();
         *damaged.last_mut().expect("not empty") ^= 1;
-        let mut foreign = Sha256::digest(b"anything").to_vec();
+        let mut foreign = seal(&entry, b"anything").to_vec();
         foreign.extend_from_slice(b"anything");
-        for wrong in [&damaged[..], &whole[..whole.len() / 2], &whole[..7], b"", &foreign] {
+        let longer = [&whole[..], b"x"].concat();
+        for wrong in [
+            &damaged[..],
+            &whole[..whole.len() / 2],
+            &whole[..7],
+            b"",
+            &foreign,
+            &longer,
+        ] {
             fs::write(&entry, wrong).expect("written");
             assert!(load(&engine(), &entry).is_none(), "{} bytes were loaded", wrong.len());
             cache.component(&engine(), &bytes()).expect("it is compiled");
             assert_eq!(fs::read(&entry).expect("the entry"), whole, "it is replaced");
         }
+    }
+
+    #[test]
+    fn another_components_entry_is_a_miss_under_this_ones_name() {
+        let (_home, cache, entry) = filled();
+        let other = wat::parse_str("(component (component))").expect("a component");
+        cache.component(&engine(), &other).expect("it is compiled");
+        let others = entry.with_file_name(name(&engine(), &other));
+        assert!(load(&engine(), &others).is_some());
+        fs::copy(&others, &entry).expect("copied");
+        assert!(load(&engine(), &entry).is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_folder_and_a_pipe_in_place_of_an_entry_are_misses() {
+        let (_home, cache, entry) = filled();
+        fs::remove_file(&entry).expect("removed");
+        fs::create_dir(&entry).expect("a folder");
+        assert!(load(&engine(), &entry).is_none());
+        cache.component(&engine(), &bytes()).expect("it is compiled");
+        fs::remove_dir(&entry).expect("removed");
+        let mode = rustix::fs::Mode::from_bits_truncate(0o600);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &entry, mode).expect("a pipe");
+        assert!(load(&engine(), &entry).is_none());
     }
 
     #[test]
@@ -204,18 +208,6 @@ mod tests {
         fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).expect("set");
         assert!(load(&engine(), &entry).is_none());
         cache.component(&engine(), &bytes()).expect("it is compiled");
-    }
-
-    #[test]
-    fn old_entries_go_when_new_ones_come() {
-        let (_home, _cache, entry) = filled();
-        let old = SystemTime::now() - AGE_MAX - Duration::from_mins(1);
-        let file = OpenOptions::new().write(true).open(&entry).expect("the entry");
-        file.set_modified(old).expect("an old time");
-        drop(file);
-        let folder = entry.parent().expect("a folder");
-        store(folder, &folder.join("new.cwasm"), b"x").expect("stored");
-        assert_eq!(entries(folder), [folder.join("new.cwasm")]);
     }
 
     #[test]

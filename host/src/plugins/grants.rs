@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::instance::InvalidValue;
 
 /// One thing that a bundle may do.
@@ -53,6 +55,21 @@ impl Grant {
             Self::Sql => "sql",
         }
     }
+
+    /// What a bundle must be granted for a function of an interface that it imports, both as in the WIT package; `None`
+    /// if it needs nothing.
+    pub(super) fn for_import(interface: &str, function: &str) -> Option<Self> {
+        match (interface, function) {
+            ("instances", "create") => Some(Self::Create),
+            ("instances", "list" | "get") => Some(Self::Read),
+            ("instances", "drop") => Some(Self::Drop),
+            ("instances", "health") => Some(Self::Health),
+            ("log", _) => Some(Self::Log),
+            ("clock", _) => Some(Self::Clock),
+            ("sql", _) => Some(Self::Sql),
+            _ => None,
+        }
+    }
 }
 
 impl FromStr for Grant {
@@ -64,8 +81,9 @@ impl FromStr for Grant {
     }
 }
 
-/// A set of grants.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+/// A set of grants; in files and JSON the list of their names.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(into = "Vec<String>", try_from = "Vec<String>")]
 pub struct Grants(u8);
 
 impl Grants {
@@ -77,6 +95,37 @@ impl Grants {
     pub fn has(self, grant: Grant) -> bool {
         self.0 & 1 << grant as u8 != 0
     }
+
+    /// Them one by one, in the order in which they are documented.
+    pub fn iter(self) -> impl Iterator<Item = Grant> {
+        Grant::ALL.into_iter().filter(move |grant| self.has(*grant))
+    }
+
+    /// Those of them that aren't among `others`.
+    #[must_use]
+    pub fn without(self, others: Self) -> Self {
+        Self(self.0 & !others.0)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl From<Grants> for Vec<String> {
+    fn from(grants: Grants) -> Self {
+        grants.iter().map(|grant| grant.as_str().to_owned()).collect()
+    }
+}
+
+impl TryFrom<Vec<String>> for Grants {
+    type Error = InvalidValue;
+
+    fn try_from(names: Vec<String>) -> Result<Self, InvalidValue> {
+        names.iter().map(|name| name.parse::<Grant>()).collect()
+    }
 }
 
 impl FromIterator<Grant> for Grants {
@@ -87,10 +136,7 @@ impl FromIterator<Grant> for Grants {
 
 impl fmt::Display for Grants {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = Grant::ALL
-            .into_iter()
-            .filter(|grant| self.has(*grant))
-            .map(Grant::as_str);
+        let names = self.iter().map(Grant::as_str);
         f.write_str(&names.collect::<Vec<_>>().join(", "))
     }
 }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use wasmtime::component::HasSelf;
 
 use super::budget::Budget;
-use super::grants::Grant;
+use super::grants::{Grant, Grants};
 use super::provenance::{Provenance, State};
 use super::v0_1::{self, Guest, policy as wit};
 use super::{Loaded, PluginError, Runtime, Source};
@@ -73,6 +73,12 @@ impl ComponentPolicy {
             tools: Vec::new(),
             state: State::Serving,
         }
+    }
+
+    /// What it asks the host for.
+    #[must_use]
+    pub fn requested(&self) -> Grants {
+        self.loaded.requested()
     }
 
     /// Calls the policy; what it logs of `secrets` is redacted.

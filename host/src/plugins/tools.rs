@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::PluginError;
 use super::bundle::Bundle;
 use super::v0_1::bundle::exports::dev_postgres::plugin::tools as wit;
+use crate::digest::Digest;
 use crate::instance::InvalidValue;
 use crate::policy::FieldError;
 
@@ -66,6 +67,25 @@ impl Tool {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The digest of all that it tells clients: another digest is another tool, whatever its name.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        let Hints {
+            read_only,
+            destructive,
+            idempotent,
+            open_world,
+        } = self.hints;
+        let told = serde_json::json!({
+            "title": self.title,
+            "description": self.description,
+            "input": *self.input_schema,
+            "output": self.output_schema.as_deref(),
+            "hints": [read_only, destructive, idempotent, open_world],
+        });
+        Digest::of(told.to_string().as_bytes())
     }
 
     /// What its bundle calls it: the name without the prefix that the configuration gives.

@@ -1,0 +1,130 @@
+//! Files that are read within a bound and written whole.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use uuid::Uuid;
+
+/// How old a file in a cache may grow. Those of other versions of this program, or of what was configured once, are
+/// asked for by nobody.
+const AGE_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// A file's bytes.
+///
+/// # Errors
+/// If it can't be read, is no regular file, or has more than `most` bytes.
+pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
+    // Looked at by name first: opening a pipe would wait for somebody to write.
+    let is_file = fs::metadata(path)?.is_file();
+    if !is_file {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let file = File::open(path)?;
+    let too_large = |has: u64| Err(io::Error::other(format!("it has {has} bytes, may have {most}")));
+    let has = file.metadata()?.len();
+    if has > most {
+        return too_large(has);
+    }
+    let mut bytes = Vec::new();
+    // One more: it may grow meanwhile.
+    let read = file.take(most.saturating_add(1)).read_to_end(&mut bytes)? as u64;
+    if read > most { too_large(read) } else { Ok(bytes) }
+}
+
+/// Writes a file of a cache, whole or not at all, and removes what has grown old there. The folder is made if need be,
+/// and is then this user's alone.
+///
+/// # Errors
+/// If the file can't be written.
+pub(crate) fn keep(folder: &Path, path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    make_private(folder)?;
+    remove_old(folder)?;
+    write_whole(path, parts)
+}
+
+/// Makes a folder that is nobody else's, unless there is one.
+///
+/// # Errors
+/// If it can't be made.
+pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)
+}
+
+/// Writes a file by way of another one beside it: whoever reads it finds it as it was or as it will be.
+///
+/// # Errors
+/// If it can't be written; it is then as it was.
+pub(crate) fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    let unfinished = path.with_file_name(format!("{}.new", Uuid::new_v4()));
+    let written = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .open(&unfinished)
+        .and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)))
+        .and_then(|()| fs::rename(&unfinished, path));
+    if written.is_err() {
+        // It may not be there at all.
+        let _ = fs::remove_file(&unfinished);
+    }
+    written
+}
+
+fn remove_old(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)?.flatten() {
+        let written = entry.metadata().and_then(|metadata| metadata.modified());
+        let age = written
+            .ok()
+            .and_then(|then| SystemTime::now().duration_since(then).ok());
+        if age.is_some_and(|age| age > AGE_MAX) {
+            // Another process may have been faster.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_large_or_no_file_is_not_read() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join("file");
+        write_whole(&path, &[b"12", b"34"]).expect("written");
+        assert_eq!(read(&path, 4).expect("it fits"), b"1234");
+        let error = read(&path, 3).expect_err("too large");
+        assert_eq!(error.to_string(), "it has 4 bytes, may have 3");
+        assert!(read(home.path(), 100).is_err(), "a folder");
+        assert!(read(&home.path().join("missing"), 100).is_err());
+    }
+
+    #[test]
+    fn old_files_go_when_new_ones_come() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = home.path().join("cache");
+        let (old, new) = (folder.join("old"), folder.join("new"));
+        keep(&folder, &old, &[b"x"]).expect("kept");
+        let file = OpenOptions::new().write(true).open(&old).expect("the file");
+        file.set_modified(SystemTime::now() - AGE_MAX - Duration::from_mins(1))
+            .expect("an old time");
+        drop(file);
+        keep(&folder, &new, &[b"x"]).expect("kept");
+        assert!(!old.exists() && new.exists());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_stays_as_it_was_and_nothing_is_left() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join("taken");
+        fs::create_dir(&path).expect("a folder");
+        assert!(write_whole(&path, &[b"x"]).is_err());
+        assert_eq!(fs::read_dir(home.path()).expect("a folder").count(), 1);
+    }
+}
