@@ -15,7 +15,9 @@ use sha2::{Digest, Sha256};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::provision::Session;
-use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Usage};
+use crate::instance::{
+    Created, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Usage,
+};
 use crate::probe;
 
 /// How much of a server's log is shown: lines, and bytes of all of them together.
@@ -88,6 +90,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// What an instance takes just now; `None` if there is none of ours with this id. Takes a second or two: CPU time is
     /// what passes between two looks.
     async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError>;
+
+    /// How often the kernel has killed a process of an instance for want of memory; `None` if that can't be told, or there is
+    /// none of ours with this id.
+    async fn memory_kills(&self, id: InstanceId) -> Result<Option<MemoryKills>, EngineError>;
 
     /// Where else there may be instances that can't be seen now, as a clause: "Docker can't be reached".
     async fn unseen(&self) -> Option<String> {

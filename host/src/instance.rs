@@ -528,6 +528,33 @@ pub struct Usage {
     pub disk_bytes: Option<u64>,
 }
 
+/// How often the kernel has killed a process of an instance since its start, because the instance would have had more
+/// memory than it may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MemoryKills {
+    /// How often.
+    pub count: u64,
+    /// What it may have, in bytes; `None` if nobody knows.
+    pub limit_bytes: Option<u64>,
+}
+
+impl fmt::Display for MemoryKills {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.count {
+            1 => "a process".to_owned(),
+            count => format!("{count} processes"),
+        };
+        write!(
+            f,
+            "Since it was started, the kernel has killed {what} of it for want of memory, which ends all sessions"
+        )?;
+        match self.limit_bytes {
+            Some(limit) => write!(f, ": it may have {} MiB (instance.memory_mib).", limit >> 20),
+            None => f.write_str("."),
+        }
+    }
+}
+
 /// What an instance takes, and how busy it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {

@@ -14,7 +14,7 @@ use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
-    InstanceSpec, Password, Progress, ProgressSink, Stats, Status, Usage,
+    InstanceSpec, MemoryKills, Password, Progress, ProgressSink, Stats, Status, Usage,
 };
 use crate::memory;
 use crate::metrics::METRICS;
@@ -395,19 +395,25 @@ impl InstanceManager {
     /// If there is none with this id, or the policy denies it.
     pub async fn health(&self, id: InstanceId, caller: &Caller) -> Result<HealthReport, InstanceError> {
         let found = self.find(id, Action::Health, caller).await?;
-        let (health, message, latency) = match found.instance.status {
-            Status::Stopped => (Health::Stopped, "The instance has stopped.".into(), None),
-            Status::Created => (Health::Starting, "The instance has not been started yet.".into(), None),
-            Status::Paused => (Health::Unhealthy, "The instance is paused.".into(), None),
-            Status::Running => match probe::query(&found, HEALTH_TIMEOUT).await {
-                Ok(latency) => (Health::Healthy, "PostgreSQL answered a query.".into(), Some(latency)),
-                Err(error) => (
-                    self.silent(&found, &error),
-                    format!("PostgreSQL did not answer a query: {error}."),
-                    None,
-                ),
-            },
+        let answer = async {
+            match found.instance.status {
+                Status::Stopped => (Health::Stopped, "The instance has stopped.".to_owned(), None),
+                Status::Created => (Health::Starting, "The instance has not been started yet.".into(), None),
+                Status::Paused => (Health::Unhealthy, "The instance is paused.".into(), None),
+                Status::Running => match probe::query(&found, HEALTH_TIMEOUT).await {
+                    Ok(latency) => (Health::Healthy, "PostgreSQL answered a query.".into(), Some(latency)),
+                    Err(error) => (
+                        self.silent(&found, &error),
+                        format!("PostgreSQL did not answer a query: {error}."),
+                        None,
+                    ),
+                },
+            }
         };
+        let ((health, mut message, latency), kills) = tokio::join!(answer, self.memory_kills(id));
+        if let Some(kills) = kills {
+            message = format!("{message} {kills}");
+        }
         Ok(HealthReport {
             id,
             health,
@@ -490,6 +496,19 @@ impl InstanceManager {
             instance: found.instance,
             problems,
         }
+    }
+
+    /// How often the kernel has killed a process of an instance for want of memory; `None` if never, as far as can be told.
+    async fn memory_kills(&self, id: InstanceId) -> Option<MemoryKills> {
+        let told = match timeout(HEALTH_TIMEOUT, self.engine.memory_kills(id)).await {
+            Ok(Ok(told)) => told,
+            Ok(Err(error)) => {
+                tracing::debug!(%id, error = ?error.to_string(), "nobody knows whether it had too little memory");
+                None
+            }
+            Err(_) => None,
+        };
+        told.filter(|kills| kills.count > 0)
     }
 
     /// Runs one statement on an instance. Who may read an instance may do so.
@@ -1098,5 +1117,31 @@ mod tests {
         let desk = desk(engine, rules, "1-1");
         desk.manager.health(id, &caller()).await.expect_err("broken");
         assert!(denied());
+    }
+
+    #[tokio::test]
+    async fn health_says_what_befell_an_instance_for_want_of_memory_and_nothing_where_nothing_did() {
+        let kills = |count| {
+            Some(MemoryKills {
+                count,
+                limit_bytes: Some(256 << 20),
+            })
+        };
+        let killed = "The instance has stopped. Since it was started, the kernel has killed 2 processes of it for want of \
+                      memory, which ends all sessions: it may have 256 MiB (instance.memory_mib).";
+        for (memory_kills, message) in [
+            (None, "The instance has stopped."),
+            (kills(0), "The instance has stopped."),
+            (kills(2), killed),
+        ] {
+            let (engine, id) = FakeEngine {
+                memory_kills,
+                ..FakeEngine::default()
+            }
+            .with_instance(Status::Stopped);
+            let desk = desk(engine, Rules::default(), "1-1");
+            let report = desk.manager.health(id, &caller()).await.expect("a report");
+            assert_eq!((report.health, report.message.as_str()), (Health::Stopped, message));
+        }
     }
 }

@@ -144,6 +144,52 @@ async fn instances_cannot_reach_each_other() {
 }
 
 #[tokio::test]
+async fn an_instance_reaches_neither_docker_nor_what_listens_on_this_machines_loopback() {
+    let scene = scene();
+    let (one, other) = tokio::join!(scene.create(plain()), scene.create(plain()));
+    let client = connect_when_ready(&one).await;
+    connect_when_ready(&other).await;
+    // As a Docker that listens on TCP does where it is set up with sense.
+    let docker_stand_in = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let local_port = docker_stand_in.local_addr().expect("the port").port();
+    let network = inspect(&one).await["NetworkSettings"]["Networks"][scene.ground.network()].take();
+    let (own, gateway) = (&network["IPAddress"], &network["Gateway"]);
+    let (own, gateway) = (
+        own.as_str().expect("its address"),
+        gateway.as_str().expect("the machine's"),
+    );
+    // As the superuser would do it, who may run programs there.
+    let reaches = async |address: &str, port: u16| {
+        let probe = format!("timeout 2 bash -c \"exec 3<>/dev/tcp/{address}/{port}\"");
+        client
+            .batch_execute(&format!("COPY (SELECT 1) TO PROGRAM '{probe}'"))
+            .await
+    };
+    reaches(own, 5432).await.expect("it reaches itself, so the probe works");
+    for port in [other.instance.port.get(), one.instance.port.get(), local_port] {
+        for address in [gateway, "127.0.0.1"] {
+            reaches(address, port)
+                .await
+                .expect_err("it is this machine's loopback alone");
+        }
+    }
+    for socket in [
+        "/var/run/docker.sock",
+        "/run/docker.sock",
+        "/run/containerd/containerd.sock",
+    ] {
+        let there = client
+            .batch_execute(&format!("COPY (SELECT 1) TO PROGRAM 'test ! -e {socket}'"))
+            .await;
+        there.unwrap_or_else(|error| panic!("{socket} is in the container: {error}"));
+    }
+    for found in [one, other] {
+        scene.engine.remove(found.instance.id).await.expect("removed");
+    }
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_remote_daemon_publishes_on_the_address_where_it_is_reached_and_nowhere_else() {
     let Some(remote) = address_beyond_loopback() else {
         eprintln!("skipped: this machine has no address but loopback");

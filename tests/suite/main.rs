@@ -20,6 +20,7 @@ mod local_engine;
 mod local_kills;
 mod map;
 mod mcp_stdio;
+mod memory_limits;
 mod metrics;
 mod plugin_kit;
 #[cfg(unix)]

@@ -8,7 +8,7 @@ use super::docker::DockerEngine;
 use super::local::LocalEngine;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Verdict, Waiting};
 use crate::instance::{
-    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Usage,
 };
 
 /// Both engines behind one.
@@ -187,6 +187,13 @@ impl Engine for AutoEngine {
     async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
         match self.holder(id).await? {
             Some(engine) => engine.usage(id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn memory_kills(&self, id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
+        match self.holder(id).await? {
+            Some(engine) => engine.memory_kills(id).await,
             None => Ok(None),
         }
     }

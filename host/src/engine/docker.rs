@@ -50,7 +50,9 @@ use tokio_util::task::TaskTracker;
 use self::client::{Client, Trace};
 use self::record::Record;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
-use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Usage};
+use crate::instance::{
+    Created, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Usage,
+};
 use crate::owner::Owners;
 
 /// The labels' keys.
@@ -368,6 +370,13 @@ impl Engine for DockerEngine {
     async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
         match self.find(id).await? {
             Some(container_id) => usage::usage(self, &container_id).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn memory_kills(&self, id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
+        match self.find(id).await? {
+            Some(container_id) => usage::memory_kills(self, &container_id).await,
             None => Ok(None),
         }
     }

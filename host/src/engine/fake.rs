@@ -10,7 +10,8 @@ use tokio::io::DuplexStream;
 
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, provision};
 use crate::instance::{
-    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status, Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Status,
+    Usage,
 };
 
 /// How a server that the engine "started" behaves.
@@ -32,6 +33,8 @@ pub(crate) struct FakeEngine {
     pub(crate) default_image: Option<Image>,
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) instances: Mutex<Vec<Found>>,
+    /// What has befallen every instance.
+    pub(crate) memory_kills: Option<MemoryKills>,
     /// What every instance takes.
     pub(crate) usage: Usage,
     /// How many instances are being asked for what they take.
@@ -191,6 +194,10 @@ impl Engine for FakeEngine {
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.measuring.fetch_sub(1, Ordering::Relaxed);
         Ok(self.get(id).await?.map(|_| self.usage))
+    }
+
+    async fn memory_kills(&self, _id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
+        Ok(self.memory_kills)
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {

@@ -44,7 +44,9 @@ pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
 use self::state_dir::StateDir;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, answers, outdated};
-use crate::instance::{Created, Found, Image, Instance, InstanceId, InstanceSpec, Port, ProgressSink, Status, Usage};
+use crate::instance::{
+    Created, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Status, Usage,
+};
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -301,6 +303,11 @@ impl Engine for LocalEngine {
             _ => Ok(None),
         })
         .await?
+    }
+
+    async fn memory_kills(&self, id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
+        self.with_state(move |state| limits::memory_kills(&state?.instance(id)))
+            .await
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {

@@ -1,14 +1,23 @@
-//! What a container takes of the machine, as its kernel counts it.
+//! What a container takes of the machine, and how often it has taken too much, as its kernel counts it.
 
 use std::time::Duration;
 
+use bollard::exec::{CreateExecOptions, StartExecResults};
 use bollard::models::{ContainerCpuStats, ContainerMemoryStats, ContainerStatsResponse, HostConfig};
 use bollard::query_parameters::{InspectContainerOptionsBuilder, StatsOptionsBuilder};
 use futures_util::StreamExt;
 
 use super::{DockerEngine, container};
 use crate::engine::EngineError;
-use crate::instance::{Share, Status, Usage};
+use crate::instance::{MemoryKills, Share, Status, Usage};
+
+/// Where the kernel tells a container how often it has killed a process of it: control groups of version 2 and of 1.
+const KILL_COUNTERS: [&str; 2] = [
+    "/sys/fs/cgroup/memory.events",
+    "/sys/fs/cgroup/memory/memory.oom_control",
+];
+/// How much of these is read in bytes: they have some hundred.
+const COUNTERS_BYTES_MAX: usize = 4 << 10;
 
 /// `None` if the container has gone.
 pub(super) async fn usage(engine: &DockerEngine, container_id: &str) -> Result<Option<Usage>, EngineError> {
@@ -45,13 +54,77 @@ async fn stats(engine: &DockerEngine, container_id: &str) -> Result<Option<Conta
     }
 }
 
-fn taken(stats: &ContainerStatsResponse, limits: &HostConfig) -> Usage {
-    // Docker's zero is no limit.
-    let limit = |value: Option<i64>| {
-        value
-            .and_then(|value| u64::try_from(value).ok())
-            .filter(|value| *value > 0)
+/// `None` if the container has gone, or doesn't tell.
+pub(super) async fn memory_kills(
+    engine: &DockerEngine,
+    container_id: &str,
+) -> Result<Option<MemoryKills>, EngineError> {
+    let Some(inspected) = engine.inspect(container_id).await? else {
+        return Ok(None);
     };
+    let state = inspected.state.unwrap_or_default();
+    // Docker says it of a container that has ended, whichever of its processes it was; of one that runs it says nothing.
+    let said = (state.oom_killed == Some(true)).then_some(1);
+    let counted = match container::status(state.status) {
+        Status::Running => counted_kills(engine, container_id).await?,
+        Status::Created | Status::Paused | Status::Stopped => None,
+    };
+    Ok(counted.max(said).map(|count| MemoryKills {
+        count,
+        limit_bytes: inspected.host_config.and_then(|limits| limit(limits.memory)),
+    }))
+}
+
+/// What the kernel tells the container itself: Docker doesn't pass it on. `None` if the image has no `cat`, or the kernel
+/// doesn't count.
+async fn counted_kills(engine: &DockerEngine, container_id: &str) -> Result<Option<u64>, EngineError> {
+    let cat = CreateExecOptions {
+        cmd: Some([&["cat"], &KILL_COUNTERS[..]].concat()),
+        // Nobody's rights are enough.
+        user: Some("65534:65534"),
+        attach_stdout: Some(true),
+        ..CreateExecOptions::default()
+    };
+    let said = engine
+        .client
+        .call(
+            "asking how often the container had too little memory",
+            |docker| async move {
+                let exec = docker.create_exec(container_id, cat).await?;
+                let mut said = Vec::new();
+                if let StartExecResults::Attached { mut output, .. } = docker.start_exec(&exec.id, None).await? {
+                    while let Some(part) = output.next().await {
+                        said.extend_from_slice(part?.as_ref());
+                        if said.len() > COUNTERS_BYTES_MAX {
+                            break;
+                        }
+                    }
+                }
+                Ok(said)
+            },
+        )
+        .await;
+    match said {
+        Ok(said) => Ok(kills(&String::from_utf8_lossy(&said))),
+        // It has ended or was paused meanwhile.
+        Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn kills(counters: &str) -> Option<u64> {
+    let count = |line: &str| line.strip_prefix("oom_kill ")?.trim().parse().ok();
+    counters.lines().find_map(count)
+}
+
+/// Docker's zero is no limit.
+fn limit(value: Option<i64>) -> Option<u64> {
+    value
+        .and_then(|value| u64::try_from(value).ok())
+        .filter(|value| *value > 0)
+}
+
+fn taken(stats: &ContainerStatsResponse, limits: &HostConfig) -> Usage {
     Usage {
         cpu_millis: cpu_millis(stats).map(|used| Share {
             used,
@@ -117,6 +190,18 @@ mod tests {
                 limit: Some(512 << 20),
             };
             assert_eq!((usage.cpu_millis, usage.memory_bytes), (Some(cpu), Some(memory)));
+        }
+    }
+
+    #[test]
+    fn kills_are_counted_by_control_groups_of_either_version() {
+        assert_eq!(
+            kills("low 0\nhigh 0\nmax 12\noom 3\noom_kill 2\noom_group_kill 0\n"),
+            Some(2)
+        );
+        assert_eq!(kills("oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"), Some(1));
+        for nonsense in ["", "oom_kill_disable 1\n", "oom_kill many\n", "oom_kill -1\n"] {
+            assert_eq!(kills(nonsense), None);
         }
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::instance_dir::InstanceDir;
 use super::server;
-use crate::instance::{Limits, MEMORY_MIB_MIN, Share};
+use crate::instance::{Limits, MEMORY_MIB_MIN, MemoryKills, Share};
 
 /// Where control groups are mounted.
 const MOUNTED: &str = "/sys/fs/cgroup";
@@ -223,6 +223,25 @@ fn usage_in(groups: &[PathBuf]) -> InGroups {
     found
 }
 
+/// How often the kernel has killed a process of an instance in its groups; `None` if it has none, or the kernel doesn't
+/// count.
+pub(super) fn memory_kills(folder: &InstanceDir) -> Option<MemoryKills> {
+    kills_in(&noted_groups(folder))
+}
+
+fn kills_in(groups: &[PathBuf]) -> Option<MemoryKills> {
+    groups.iter().find_map(|group| {
+        // Version 2 has the first, version 1 the second.
+        let counters = ["memory.events", "memory.oom_control"].map(|file| fs::read_to_string(group.join(file)).ok());
+        let count = counters.iter().flatten().find_map(|text| entry(text, "oom_kill"))?;
+        let within = usage_in(std::slice::from_ref(group));
+        Some(MemoryKills {
+            count,
+            limit_bytes: within.memory_bytes.and_then(|memory| memory.limit),
+        })
+    })
+}
+
 /// The number beside a name, in a file with one of each a line.
 fn entry(text: &str, name: &str) -> Option<u64> {
     let number = |line: &str| line.strip_prefix(name)?.strip_prefix(' ')?.trim().parse().ok();
@@ -340,6 +359,7 @@ mod tests {
                 ("memory.usage_in_bytes", "5000\n"),
                 ("memory.stat", "inactive_file 1\ntotal_inactive_file 2000\n"),
                 ("memory.limit_in_bytes", "9000\n"),
+                ("memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 2\n"),
             ],
         );
         let cpu = group(
@@ -353,6 +373,7 @@ mod tests {
                 ("memory.stat", "anon 7\ninactive_file 2000\n"),
                 ("memory.max", "9000\n"),
                 ("cpu.max", "150000 100000\n"),
+                ("memory.events", "max 12\noom 3\noom_kill 2\noom_group_kill 0\n"),
             ],
         );
         let expected = InGroups {
@@ -362,10 +383,17 @@ mod tests {
             }),
             cpu_millis_max: Some(1500),
         };
-        assert_eq!(usage_in(&[memory, cpu]), expected);
-        assert_eq!(usage_in(&[second]), expected);
+        let kills = MemoryKills {
+            count: 2,
+            limit_bytes: Some(9000),
+        };
+        for groups in [vec![cpu, memory], vec![second]] {
+            assert_eq!(usage_in(&groups), expected);
+            assert_eq!(kills_in(&groups), Some(kills));
+        }
         let unlimited = group("free", &[("memory.max", "max\n"), ("cpu.max", "max 100000\n")]);
-        assert_eq!(usage_in(&[unlimited, root.path().join("gone")]), InGroups::default());
+        let nothing = [unlimited, root.path().join("gone")];
+        assert_eq!((usage_in(&nothing), kills_in(&nothing)), (InGroups::default(), None));
     }
 
     #[test]
