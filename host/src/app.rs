@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::artifact::lock::{Pin, World};
 use crate::artifact::reference::Reference;
 use crate::artifact::{ArtifactError, Artifacts, Found, Shown};
-use crate::config::{self, Code, Component, Config};
+use crate::config::{self, Code, Component, Config, OnExit};
 use crate::engine::Engine;
 use crate::engine::auto::AutoEngine;
 use crate::engine::docker::{DockerEngine, DockerSettings};
@@ -21,6 +21,7 @@ use crate::failure::{Failure, FailureCode};
 use crate::files;
 use crate::instance::EngineKind;
 use crate::manager::{InstanceManager, Settings};
+use crate::owner::Owners;
 use crate::plugins::budget::Budget;
 use crate::plugins::bundle::Bundle;
 use crate::plugins::cache::Cache;
@@ -52,6 +53,7 @@ pub struct App {
     tracker: TaskTracker,
     engine: Arc<dyn Engine>,
     artifacts: Artifacts,
+    owners: Owners,
     runtime: OnceCell<Runtime>,
     policy: OnceCell<Arc<ComponentPolicy>>,
     manager: OnceCell<InstanceManager>,
@@ -63,13 +65,15 @@ impl App {
     #[must_use]
     pub fn new(config: Config, environment: &Environment) -> Self {
         let tracker = TaskTracker::new();
-        let engine = engine(&config, environment, &tracker);
+        let owners = Owners::new(config.local.state_dir.as_deref());
+        let engine = engine(&config, environment, &owners, &tracker);
         let artifacts = Artifacts::new(config.lock_file.clone(), config.store_dir.clone(), environment);
         Self {
             config,
             tracker,
             engine,
             artifacts,
+            owners,
             runtime: OnceCell::new(),
             policy: OnceCell::new(),
             manager: OnceCell::new(),
@@ -123,19 +127,26 @@ impl App {
                     ports: self.config.instance.ports,
                     ready_timeout: self.config.instance.ready_timeout,
                     pool_size: self.config.pool.size,
+                    keeps_on_exit: self.config.instance.on_exit == OnExit::Keep,
                 };
-                let engine = Arc::clone(&self.engine);
+                let manager = InstanceManager::new(
+                    Arc::clone(&self.engine),
+                    policy,
+                    settings,
+                    self.owners.clone(),
+                    self.tracker.clone(),
+                );
+                let (engine, sweeper) = (Arc::clone(&self.engine), manager.clone());
                 self.tracker.spawn(async move {
                     if let Err(error) = engine.recover().await {
                         tracing::warn!(%error, "what killed processes have left stays for now");
                     }
+                    // Whoever asks for the engine next is told.
+                    if let Err(error) = sweeper.sweep(false).await {
+                        tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
+                    }
                 });
-                Ok(InstanceManager::new(
-                    Arc::clone(&self.engine),
-                    policy,
-                    settings,
-                    self.tracker.clone(),
-                ))
+                Ok(manager)
             })
             .await
     }
@@ -180,7 +191,7 @@ impl App {
         let mut plugins = vec![match self.policy().await {
             Ok(policy) => policy.provenance(),
             Err(failure) => {
-                let grants = policy::LOG_ALONE.into_iter().collect();
+                let grants = policy::GRANTS.into_iter().collect();
                 let component = &self.config.policy;
                 refused(POLICY_DEFAULT, "policy", component, grants, Budget::POLICY, failure)
             }
@@ -319,17 +330,16 @@ impl App {
     }
 }
 
-fn engine(config: &Config, environment: &Environment, tracker: &TaskTracker) -> Arc<dyn Engine> {
+fn engine(config: &Config, environment: &Environment, owners: &Owners, tracker: &TaskTracker) -> Arc<dyn Engine> {
     let docker = || {
         let settings = DockerSettings {
             host: config.docker.host.clone(),
             publish_address: config.docker.publish_address,
             pull_timeout: config.docker.pull_timeout,
             ready_timeout: config.instance.ready_timeout,
-            state_dir: config.local.state_dir.clone(),
             ..DockerSettings::default()
         };
-        DockerEngine::new(settings, tracker.clone())
+        DockerEngine::new(settings, owners.clone(), tracker.clone())
     };
     let local = || {
         let settings = LocalSettings {

@@ -6,6 +6,7 @@ mod create;
 mod doctor;
 mod drop;
 mod exit;
+mod extend;
 mod get;
 mod health;
 mod id;
@@ -113,6 +114,7 @@ enum PostgresVerb {
     Create(create::Create),
     List(list::List),
     Get(get::Get),
+    Extend(extend::Extend),
     Drop(drop::Drop),
     Health(health::Health),
     Stats(stats::Stats),
@@ -245,6 +247,7 @@ impl PostgresVerb {
             Self::Create(create) => create.run(manager, ui).await,
             Self::List(list) => list.run(manager, ui).await,
             Self::Get(get) => get.run(manager, ui).await,
+            Self::Extend(extend) => extend.run(manager, ui).await,
             Self::Drop(drop) => drop.run(manager, ui).await,
             Self::Health(health) => health.run(manager, ui).await,
             Self::Stats(stats) => stats.run(manager, ui).await,
@@ -256,7 +259,7 @@ impl PostgresVerb {
 
 /// Who asks, as the policy is told.
 fn caller() -> Caller {
-    Caller::CommandLine
+    Caller::default()
 }
 
 #[cfg(test)]

@@ -132,6 +132,17 @@ pub struct Instances {
     pub ports: PortRange,
     /// How long a started instance may take until it answers its first query.
     pub ready_timeout: Duration,
+    /// What becomes of instances without a time to live when the MCP server that made them ends.
+    pub on_exit: OnExit,
+}
+
+/// `instance.on_exit`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnExit {
+    /// They are dropped.
+    Drop,
+    /// They stay until somebody drops them.
+    Keep,
 }
 
 /// The most servers that may wait for each version: each takes a port and some 40 MiB.

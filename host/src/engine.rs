@@ -16,7 +16,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use self::provision::Session;
 use crate::instance::{
-    Created, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
+    ProgressSink, Usage,
 };
 use crate::probe;
 
@@ -45,8 +46,8 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// to start from, and aren't initialised one by one.
     async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<bool, EngineError>;
 
-    /// Creates and starts an instance that listens on `port`. On an error nothing is left of it. Its server may need
-    /// some more time until it answers.
+    /// Creates and starts an instance that listens on `port` and goes with `owner`'s process until it is kept. On an error
+    /// nothing is left of it. Its server may need some more time until it answers.
     ///
     /// # Errors
     /// [`EngineError::PortTaken`] if somebody else holds `port`: another may do.
@@ -54,6 +55,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
         progress: &ProgressSink,
     ) -> Result<Created, EngineError>;
@@ -68,18 +70,24 @@ pub trait Engine: fmt::Debug + Send + Sync {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
     ) -> Result<Option<Waiting>, EngineError>;
 
-    /// Makes a waiting server the instance that `spec` describes.
+    /// Makes a waiting server the instance that `spec` describes, for `owner`.
     ///
     /// # Errors
     /// If it isn't as good as a new one any more, or fails. Whoever called removes it then.
-    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError>;
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec, owner: &Owner) -> Result<Created, EngineError>;
 
-    /// Lets an instance outlive this process: somebody has been told of it. Until then an engine that can tell that its
-    /// creator has died removes it.
-    async fn keep(&self, id: InstanceId) -> Result<(), EngineError>;
+    /// Lets an instance live so long from now on: somebody has been told of it.
+    ///
+    /// # Errors
+    /// If it is gone.
+    async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError>;
+
+    /// The time by the clock that instances of this kind end by: its own machine's.
+    async fn now(&self, kind: EngineKind) -> Result<SystemTime, EngineError>;
 
     /// Every instance of ours, oldest first.
     async fn list(&self) -> Result<Vec<Instance>, EngineError>;
@@ -158,12 +166,13 @@ impl Waiting {
     }
 
     /// The instance that it becomes.
-    fn becomes(&self, spec: &InstanceSpec) -> Found {
+    fn becomes(&self, spec: &InstanceSpec, owner: &Owner) -> Found {
         Found {
             instance: Instance {
                 database: spec.database.clone(),
                 username: spec.username.clone(),
                 created_at: now_in_seconds(),
+                owner: Some(owner.clone()),
                 ..self.instance.clone()
             },
             password: spec.password.clone(),

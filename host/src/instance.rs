@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The longest name of a database or role in bytes: PostgreSQL's `NAMEDATALEN` less the closing NUL.
@@ -327,6 +328,111 @@ pub struct InstanceSpec {
     pub limits: Limits,
     /// Whether committed data survives a crash of the machine; without that, everything is faster.
     pub durable: bool,
+    /// How long it lives, whatever becomes of its maker; `None` leaves that to who made it.
+    pub ttl: Option<Ttl>,
+}
+
+/// The longest time to live: ten years. Whoever needs more doesn't need a throwaway.
+pub const TTL_SECONDS_MAX: u64 = 10 * 365 * 86_400;
+
+/// How long an instance is to live: 1 second to [`TTL_SECONDS_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ttl(u64);
+
+impl Ttl {
+    /// # Errors
+    /// If it is 0 or longer than [`TTL_SECONDS_MAX`].
+    pub fn from_seconds(seconds: u64) -> Result<Self, InvalidValue> {
+        if seconds == 0 || seconds > TTL_SECONDS_MAX {
+            return invalid(format!("must be 1 to {TTL_SECONDS_MAX} seconds"));
+        }
+        Ok(Self(seconds))
+    }
+
+    /// When an instance ends that lives so long from `now` on.
+    #[must_use]
+    pub fn end(self, now: SystemTime) -> SystemTime {
+        now + Duration::from_secs(self.0)
+    }
+}
+
+/// How long an instance stays if nobody drops it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// As long as the process that made it.
+    Session,
+    /// Until this time by its engine's clock, to the second.
+    Until(SystemTime),
+    /// Until it is dropped.
+    Unlimited,
+}
+
+impl Lifetime {
+    /// Whether it has ended at a time of its engine's clock.
+    #[must_use]
+    pub fn is_over(self, now: SystemTime) -> bool {
+        matches!(self, Self::Until(end) if end <= now)
+    }
+}
+
+/// The longest name of a team in bytes: it stands in labels, log lines and error messages.
+pub const TEAM_NAME_BYTES_MAX: usize = 40;
+
+/// A team's name in the configuration: 1 to 40 lower-case letters, digits and hyphens.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TeamName(String);
+
+impl From<TeamName> for String {
+    fn from(team: TeamName) -> Self {
+        team.0
+    }
+}
+
+impl TryFrom<String> for TeamName {
+    type Error = InvalidValue;
+
+    fn try_from(text: String) -> Result<Self, InvalidValue> {
+        text.parse()
+    }
+}
+
+impl fmt::Display for TeamName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for TeamName {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
+        let fits = (1..=TEAM_NAME_BYTES_MAX).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if !fits {
+            return invalid(format!(
+                "must be 1 to {TEAM_NAME_BYTES_MAX} lower-case letters, digits and hyphens"
+            ));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+/// Who made an instance. What is read back of it is anybody's to write: it is shown and counted, never trusted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// The process, as [`crate::owner`] names it.
+    pub process: String,
+    /// The name of its machine.
+    pub machine: String,
+    /// Its process id there.
+    pub process_id: u32,
+    /// The team that it was started for.
+    pub team: Option<TeamName>,
+    /// The MCP client, by the name that it gave itself; `None` for the command line.
+    pub client: Option<String>,
 }
 
 /// What a caller asked for, unchecked; `None` leaves the choice to the policy.
@@ -340,6 +446,8 @@ pub struct CreateRequest {
     pub username: Option<String>,
     /// The superuser's password.
     pub password: Option<SecretString>,
+    /// How long it is to live, in seconds, whatever becomes of its maker.
+    pub ttl_seconds: Option<u64>,
 }
 
 impl fmt::Debug for CreateRequest {
@@ -349,6 +457,7 @@ impl fmt::Debug for CreateRequest {
             .field("database", &self.database)
             .field("username", &self.username)
             .field("password", &self.password.as_ref().map(|_| "[redacted]"))
+            .field("ttl_seconds", &self.ttl_seconds)
             .finish()
     }
 }
@@ -433,6 +542,10 @@ pub struct Instance {
     pub status: Status,
     /// When the host began to make it, to the second.
     pub created_at: SystemTime,
+    /// Who made it, if that is known.
+    pub owner: Option<Owner>,
+    /// How long it stays if nobody drops it.
+    pub lifetime: Lifetime,
 }
 
 /// An instance with what opens it, as the engine keeps it.
@@ -569,19 +682,23 @@ pub struct Stats {
 }
 
 /// Who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// A person or a script, on the command line.
-    CommandLine,
-    /// An MCP client, with the name that it gives itself.
-    Mcp(String),
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The team that this process was started for.
+    pub team: Option<TeamName>,
+    /// The MCP client, by the name that it gives itself; `None` for a person or a script on the command line.
+    pub client: Option<String>,
 }
 
 impl fmt::Display for Caller {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CommandLine => f.write_str("the command line"),
-            Self::Mcp(client) => write!(f, "the MCP client {client:?}"),
+        match &self.client {
+            None => f.write_str("the command line")?,
+            Some(client) => write!(f, "the MCP client {client:?}")?,
+        }
+        match &self.team {
+            None => Ok(()),
+            Some(team) => write!(f, " of the team {team}"),
         }
     }
 }

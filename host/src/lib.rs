@@ -11,7 +11,7 @@
 //! |---|---|---|
 //! | `main.rs` | the exit code | everything else |
 //! | `cli.rs` | all that the command line takes; the life of a command | bollard, wasmtime, rmcp |
-//! | `cli/create.rs`, `list.rs`, `get.rs`, `drop.rs`, `health.rs`, `stats.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
+//! | `cli/create.rs`, `list.rs`, `get.rs`, `extend.rs`, `drop.rs`, `health.rs`, `stats.rs`, `warm.rs`, `prune.rs`, `serve.rs`, `config.rs`, `doctor.rs`, `version.rs`, `completions.rs` | one command each: its arguments and its `run` | each other |
 //! | `cli/plugin.rs`, `cli/plugin/*.rs` | what plugin authors need: one command each, and what they share | |
 //! | `cli/id.rs` | which instance a beginning of an id means | |
 //! | `cli/view.rs` | how instances look, in tables and in JSON | |
@@ -35,6 +35,8 @@
 //! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health, stats; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
+//! | `manager/inventory.rs` | what there is, for policies that count | bollard, rmcp, wasmtime, WIT |
+//! | `manager/sweep.rs` | removing instances that are over | bollard, rmcp, wasmtime, WIT |
 //! | `manager/pool.rs` | servers that were started before anybody asked | bollard, rmcp, wasmtime, WIT |
 //! | `owner.rs` | which process something belongs to that must not outlive it | what that is |
 //! | `memory.rs` | whether this machine has memory to spare | who asks |
@@ -59,7 +61,9 @@
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
 //! | `plugins/provenance.rs` | what is said of a loaded component: origin, digest, grants, limits, state | Docker, MCP |
 //! | `plugins/inspect.rs` | what is in a plugin's file | Docker, MCP |
-//! | `plugins/v0_1.rs` | version 0.1 of the WIT package: bindings, imports, conversion | Docker, MCP |
+//! | `plugins/guest.rs` | one call into a guest, and what the host does when the guest asks | Docker, MCP, WIT |
+//! | `plugins/versions.rs` | which WIT version a component is made for; what all of them have in common | Docker, MCP |
+//! | `plugins/v0_1.rs`, `plugins/v0_2.rs` | one version of the WIT package: bindings, imports, conversion | Docker, MCP |
 //! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs`, `mcp/resources.rs` | the MCP server | bollard, wasmtime |
 //! | `mcp/error.rs` | the one mapping from failures to MCP | bollard, wasmtime |
 //!

@@ -1,24 +1,30 @@
 //! The one way to instances: every create, read and drop passes the policy here.
 
+mod inventory;
 mod pool;
+mod sweep;
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
+use self::inventory::{Beginning, Beginnings};
 use self::pool::{Pool, Ready};
+pub use self::sweep::Left;
 use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
-    InstanceSpec, MemoryKills, Password, Progress, ProgressSink, Stats, Status, Usage,
+    InstanceSpec, Lifetime, MemoryKills, Owner, Password, Progress, ProgressSink, Stats, Status, Ttl, Usage,
 };
 use crate::memory;
 use crate::metrics::METRICS;
-use crate::policy::{Action, Policy, Rejection};
+use crate::owner::Owners;
+use crate::policy::{Action, Inventory, Policy, Rejection};
 use crate::ports::{PortAllocator, PortRange, PortsExhausted};
 use crate::probe::{self, ProbeError};
 use crate::sql::{self, SqlError};
@@ -48,6 +54,8 @@ pub struct Settings {
     pub ready_timeout: Duration,
     /// How many servers of each image [`InstanceManager::start_ahead`] keeps waiting.
     pub pool_size: usize,
+    /// Whether what an MCP client makes without a time to live outlives this process.
+    pub keeps_on_exit: bool,
 }
 
 /// Creates, lists, gets, drops and checks instances.
@@ -59,7 +67,30 @@ pub struct InstanceManager {
     ports: PortAllocator,
     ready_timeout: Duration,
     tracker: TaskTracker,
+    owners: Owners,
+    keeps_on_exit: bool,
     pool: Pool,
+    beginnings: Beginnings,
+    sessions: Sessions,
+}
+
+/// The instances that end with this process.
+#[derive(Debug, Clone, Default)]
+// A std mutex: held for a few instructions, never across a wait.
+struct Sessions(Arc<Mutex<HashSet<InstanceId>>>);
+
+impl Sessions {
+    fn add(&self, id: InstanceId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    fn remove(&self, id: InstanceId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    fn take(&self) -> HashSet<InstanceId> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 /// Why an instance was not created, shown or dropped.
@@ -180,7 +211,13 @@ impl From<&EngineError> for Failure {
 impl InstanceManager {
     /// Background work, clean-up above all, runs on `tracker`: whoever ends the process waits for it.
     #[must_use]
-    pub fn new(engine: Arc<dyn Engine>, policy: Arc<dyn Policy>, settings: Settings, tracker: TaskTracker) -> Self {
+    pub fn new(
+        engine: Arc<dyn Engine>,
+        policy: Arc<dyn Policy>,
+        settings: Settings,
+        owners: Owners,
+        tracker: TaskTracker,
+    ) -> Self {
         let ports = PortAllocator::new(settings.ports);
         let pool = Pool::new(
             Arc::clone(&engine),
@@ -197,19 +234,47 @@ impl InstanceManager {
             ports,
             ready_timeout: settings.ready_timeout,
             tracker,
+            owners,
+            keeps_on_exit: settings.keeps_on_exit,
             pool,
+            beginnings: Beginnings::default(),
+            sessions: Sessions::default(),
         }
     }
 
     /// Has servers of the default version started in the background, if any are to wait; those of other versions are
-    /// from when one is asked for. Until [`InstanceManager::close`].
-    pub async fn start_ahead(&self) {
+    /// from when one is asked for. Until [`InstanceManager::close`]. They are the process's, as `caller` is.
+    pub async fn start_ahead(&self, caller: &Caller) {
         // What the policy makes of a request that asks for nothing. One that it denies comes too late for the pool.
-        let caller = Caller::CommandLine;
-        if let Ok(spec) = self.plan(&CreateRequest::default(), &caller).await {
+        if let Ok(spec) = self.plan(&CreateRequest::default(), caller, self.inventory()).await {
             self.pool.want(&spec.image, &spec.database);
         }
-        self.pool.open();
+        // Nobody would remove what waits for a process of which nobody sees that it was killed.
+        let owners = self.owners.clone();
+        let can_be_judged = tokio::task::spawn_blocking(move || owners.me().is_ok()).await;
+        if matches!(can_be_judged, Ok(true))
+            && let Ok(owner) = self.owner(caller).await
+        {
+            self.pool.open(owner);
+        }
+    }
+
+    /// This process as the owner of what `caller` asks for.
+    async fn owner(&self, caller: &Caller) -> Result<Owner, InstanceError> {
+        let (owners, caller) = (self.owners.clone(), caller.clone());
+        tokio::task::spawn_blocking(move || owners.owner(&caller))
+            .await
+            .map_err(|error| {
+                InstanceError::Engine(EngineError::Request {
+                    verb: "finding out who this process is",
+                    reason: error.to_string(),
+                })
+            })
+    }
+
+    /// What there is, for the policy.
+    fn inventory(&self) -> Arc<dyn Inventory> {
+        self.beginnings.inventory(&self.engine)
     }
 
     /// Does all that can be done for instances of a version before one is asked for. What they are made from, and whether
@@ -227,31 +292,43 @@ impl InstanceManager {
             version,
             ..CreateRequest::default()
         };
-        let spec = self.plan(&request, caller).await?;
+        let spec = self.plan(&request, caller, self.inventory()).await?;
         let has_template = self.engine.prepare(&spec.image, progress).await?;
         Ok((spec.image, has_template))
     }
 
     /// What the policy makes of a request.
-    async fn plan(&self, request: &CreateRequest, caller: &Caller) -> Result<InstanceSpec, InstanceError> {
+    async fn plan(
+        &self,
+        request: &CreateRequest,
+        caller: &Caller,
+        inventory: Arc<dyn Inventory>,
+    ) -> Result<InstanceSpec, InstanceError> {
         let mut defaults = self.defaults.clone();
         if request.version.is_none() {
             defaults.image = self.engine.default_image(&self.defaults.image).await;
         }
-        Ok(self.policy.plan_create(request, &defaults, caller).await?)
+        Ok(self.policy.plan_create(request, &defaults, caller, inventory).await?)
     }
 
-    /// Removes what is of no use any more; instances are never touched. `dry_run` only says what.
+    /// Removes what is of no use any more: instances that are over ([`InstanceManager::sweep`]), and what is only there to be
+    /// fast. `dry_run` only says what.
     ///
     /// # Errors
     /// If the engine can't tell, or fails to.
     pub async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
-        Ok(self.engine.prune(dry_run).await?)
+        let mut pruned = self.sweep(dry_run).await?;
+        pruned.extend(self.engine.prune(dry_run).await?);
+        Ok(pruned)
     }
 
-    /// Removes the servers that wait, in the background. Creates still work.
+    /// Removes the servers that wait and the instances that end with this process, in the background. Creates still work.
     pub fn close(&self) {
         self.pool.close();
+        for id in self.sessions.take() {
+            let manager = self.clone();
+            self.tracker.spawn(async move { manager.end_session_of(id).await });
+        }
     }
 
     /// Creates an instance and returns once it answers queries.
@@ -284,19 +361,21 @@ impl InstanceManager {
         progress: &ProgressSink,
     ) -> Result<NewInstance, InstanceError> {
         let creating = self.pool.creating();
-        let spec = self.plan(request, caller).await?;
+        let owner = self.owner(caller).await?;
+        let (beginning, inventory) = self.beginnings.begin(&owner, &self.engine);
+        let spec = self.plan(request, caller, inventory).await?;
         let taken = self.pool.take(&spec);
         self.pool.want(&spec.image, &spec.database);
         let warm = match taken {
-            Some(taken) => self.assign(taken, &spec).await,
+            Some(taken) => self.assign(taken, &spec, &owner, &beginning).await,
             None => None,
         };
         let (created, mut unkept) = match warm {
             Some(made) => made,
-            None => self.start(&spec, progress).await?,
+            None => self.start(&spec, &owner, &beginning, progress).await?,
         };
         let Created {
-            found,
+            mut found,
             mut warnings,
             answers,
         } = created;
@@ -314,7 +393,14 @@ impl InstanceManager {
             self.until_ready(&found).await
         };
         let connection = match answered {
-            Ok(()) => self.connection(found).await.map_err(InstanceError::from),
+            Ok(()) => self.lifetime(&spec, &found, caller).await.map(|lifetime| {
+                found.instance.lifetime = lifetime;
+                found
+            }),
+            Err(error) => Err(error),
+        };
+        let connection = match connection {
+            Ok(found) => self.connection(found).await.map_err(InstanceError::from),
             Err(error) => Err(error),
         };
         drop(creating);
@@ -326,6 +412,7 @@ impl InstanceManager {
                     connection,
                     warnings,
                     unkept,
+                    sessions: self.sessions.clone(),
                 })
             }
             Err(error) => {
@@ -335,12 +422,56 @@ impl InstanceManager {
         }
     }
 
+    /// How long a new instance stays.
+    async fn lifetime(&self, spec: &InstanceSpec, found: &Found, caller: &Caller) -> Result<Lifetime, InstanceError> {
+        Ok(match spec.ttl {
+            Some(ttl) => Lifetime::Until(self.end(ttl, &found.instance).await?),
+            None if caller.client.is_none() || self.keeps_on_exit => Lifetime::Unlimited,
+            None => Lifetime::Session,
+        })
+    }
+
+    /// When an instance ends that lives so long from now on.
+    async fn end(&self, ttl: Ttl, instance: &Instance) -> Result<SystemTime, InstanceError> {
+        Ok(ttl.end(self.engine.now(instance.engine).await?))
+    }
+
+    /// Has an instance live for some time from now on, whatever it would have lived for; `None` leaves that time to the
+    /// policy. Returns it as it is then.
+    ///
+    /// # Errors
+    /// If there is none with this id, or the policy denies it.
+    pub async fn extend(
+        &self,
+        id: InstanceId,
+        ttl_seconds: Option<u64>,
+        caller: &Caller,
+    ) -> Result<Instance, InstanceError> {
+        let found = self.find(id).await?;
+        let ttl = self
+            .policy
+            .plan_extend(&found.instance, ttl_seconds, caller, self.inventory())
+            .await?;
+        let lifetime = Lifetime::Until(self.end(ttl, &found.instance).await?);
+        self.engine.keep(id, lifetime).await?;
+        self.sessions.remove(id);
+        // Looked at again: it may have been removed at its end while it was put off.
+        let found = self.find(id).await?;
+        tracing::info!(%id, %caller, "extended");
+        Ok(found.instance)
+    }
+
     /// Every instance that the caller may see, oldest first.
     ///
     /// # Errors
     /// If the engine can't tell, or the policy is broken.
     pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
-        let instances = self.engine.list().await?;
+        let mut instances = Vec::new();
+        for instance in self.engine.list().await? {
+            if !self.is_over(&instance).await? {
+                instances.push(instance);
+            }
+        }
         let verdicts = self.authorize_each(Action::List, &instances, caller).await?;
         let mut visible = Vec::new();
         for (instance, verdict) in instances.into_iter().zip(verdicts) {
@@ -359,8 +490,11 @@ impl InstanceManager {
     /// As [`InstanceManager::list`].
     pub async fn present(&self) -> Result<Vec<Instance>, InstanceError> {
         let instances = self.engine.list().await?;
-        let caller = Caller::CommandLine;
-        let verdicts = self.policy.authorize_each(Action::List, &instances, &caller).await?;
+        let caller = Caller::default();
+        let verdicts = self
+            .policy
+            .authorize_each(Action::List, &instances, &caller, self.inventory())
+            .await?;
         let visible = instances.into_iter().zip(verdicts);
         Ok(visible
             .filter_map(|(instance, verdict)| verdict.ok().map(|()| instance))
@@ -372,7 +506,7 @@ impl InstanceManager {
     /// # Errors
     /// If there is none with this id, or the policy denies it.
     pub async fn get(&self, id: InstanceId, caller: &Caller) -> Result<Connection, InstanceError> {
-        let found = self.find(id, Action::Get, caller).await?;
+        let found = self.allowed(id, Action::Get, caller).await?;
         Ok(self.connection(found).await?)
     }
 
@@ -381,10 +515,11 @@ impl InstanceManager {
     /// # Errors
     /// If there is none with this id, or the policy denies it.
     pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
-        self.find(id, Action::Drop, caller).await?;
+        self.allowed(id, Action::Drop, caller).await?;
         if !self.engine.remove(id).await? {
             return Err(self.not_found(id).await);
         }
+        self.sessions.remove(id);
         tracing::info!(%id, %caller, "dropped");
         Ok(())
     }
@@ -394,7 +529,7 @@ impl InstanceManager {
     /// # Errors
     /// If there is none with this id, or the policy denies it.
     pub async fn health(&self, id: InstanceId, caller: &Caller) -> Result<HealthReport, InstanceError> {
-        let found = self.find(id, Action::Health, caller).await?;
+        let found = self.allowed(id, Action::Health, caller).await?;
         let answer = async {
             match found.instance.status {
                 Status::Stopped => (Health::Stopped, "The instance has stopped.".to_owned(), None),
@@ -430,7 +565,7 @@ impl InstanceManager {
     /// If there is none with this id, the policy denies it or is broken, or the engine can't tell which there are.
     pub async fn stats(&self, id: Option<InstanceId>, caller: &Caller) -> Result<Vec<Stats>, InstanceError> {
         if let Some(id) = id {
-            let found = self.find(id, Action::Health, caller).await?;
+            let found = self.allowed(id, Action::Health, caller).await?;
             return Ok(vec![self.measure(found).await]);
         }
         let instances = self.list(caller).await?;
@@ -522,7 +657,7 @@ impl InstanceManager {
         parameters: &[sql::Value],
         caller: &Caller,
     ) -> Result<sql::Table, InstanceError> {
-        let found = self.find(id, Action::Get, caller).await?;
+        let found = self.allowed(id, Action::Get, caller).await?;
         Ok(sql::query(&found, statement, parameters, &self.tracker).await?)
     }
 
@@ -531,7 +666,7 @@ impl InstanceManager {
     /// # Errors
     /// If there is none with this id, the policy denies it, or a statement fails or passes a limit.
     pub async fn execute(&self, id: InstanceId, script: &str, caller: &Caller) -> Result<(), InstanceError> {
-        let found = self.find(id, Action::Get, caller).await?;
+        let found = self.allowed(id, Action::Get, caller).await?;
         Ok(sql::execute(&found, script, &self.tracker).await?)
     }
 
@@ -545,13 +680,20 @@ impl InstanceManager {
         }
     }
 
-    async fn find(&self, id: InstanceId, action: Action, caller: &Caller) -> Result<Found, InstanceError> {
-        let Some(found) = self.engine.get(id).await? else {
-            return Err(self.not_found(id).await);
-        };
-        let verdict = self.policy.authorize(action, &found.instance, caller).await;
+    async fn allowed(&self, id: InstanceId, action: Action, caller: &Caller) -> Result<Found, InstanceError> {
+        let found = self.find(id).await?;
+        let inventory = self.inventory();
+        let verdict = self.policy.authorize(action, &found.instance, caller, inventory).await;
         verdict.inspect_err(|rejection| count(Some(action), rejection))?;
         Ok(found)
+    }
+
+    /// An instance that is there and not over.
+    async fn find(&self, id: InstanceId) -> Result<Found, InstanceError> {
+        match self.engine.get(id).await? {
+            Some(found) if !self.is_over(&found.instance).await? => Ok(found),
+            _ => Err(self.not_found(id).await),
+        }
     }
 
     async fn authorize_each(
@@ -560,7 +702,10 @@ impl InstanceManager {
         instances: &[Instance],
         caller: &Caller,
     ) -> Result<Vec<Result<(), String>>, InstanceError> {
-        let verdicts = self.policy.authorize_each(action, instances, caller).await;
+        let verdicts = self
+            .policy
+            .authorize_each(action, instances, caller, self.inventory())
+            .await;
         let verdicts = verdicts.inspect_err(|rejection| count(Some(action), rejection))?;
         for _ in verdicts.iter().filter(|verdict| verdict.is_err()) {
             METRICS.policy_denied(Some(action), false);
@@ -586,7 +731,13 @@ impl InstanceManager {
 
     /// Makes an instance of a server that waits; `None` if that fails.
     #[tracing::instrument(level = "debug", name = "take", skip_all)]
-    async fn assign(&self, ready: Ready, spec: &InstanceSpec) -> Option<(Created, Unkept)> {
+    async fn assign(
+        &self,
+        ready: Ready,
+        spec: &InstanceSpec,
+        owner: &Owner,
+        beginning: &Beginning,
+    ) -> Option<(Created, Unkept)> {
         let Ready {
             waiting,
             unkept,
@@ -594,7 +745,8 @@ impl InstanceManager {
             ..
         } = ready;
         drop(counted);
-        match self.engine.assign(waiting, spec).await {
+        beginning.becomes(waiting.id());
+        match self.engine.assign(waiting, spec, owner).await {
             Ok(created) => Some((created, unkept)),
             // Dropped, it is removed.
             Err(error) => {
@@ -606,9 +758,16 @@ impl InstanceManager {
 
     /// Creates and starts the instance on the first port that the engine takes.
     #[tracing::instrument(level = "debug", name = "start", skip_all)]
-    async fn start(&self, spec: &InstanceSpec, progress: &ProgressSink) -> Result<(Created, Unkept), InstanceError> {
+    async fn start(
+        &self,
+        spec: &InstanceSpec,
+        owner: &Owner,
+        beginning: &Beginning,
+        progress: &ProgressSink,
+    ) -> Result<(Created, Unkept), InstanceError> {
         self.engine.prepare(&spec.image, progress).await?;
         let id = InstanceId::random();
+        beginning.becomes(id);
         let mut candidates = self.ports.candidates(&mut rand::rng());
         loop {
             let lease = match candidates.next_lease() {
@@ -620,7 +779,7 @@ impl InstanceManager {
                 }
                 Err(exhausted) => return Err(exhausted.into()),
             };
-            match self.engine.create(id, spec, lease.port(), progress).await {
+            match self.engine.create(id, spec, owner, lease.port(), progress).await {
                 Err(EngineError::PortTaken(port)) => tracing::debug!(%port, "taken, trying another"),
                 Err(EngineError::Ended(ended)) => return Err(InstanceError::Died(redacted(ended, &spec.password))),
                 outcome => return Ok((outcome?, Unkept::new(&self.engine, &self.tracker, id))),
@@ -683,6 +842,7 @@ pub struct NewInstance {
     connection: Connection,
     warnings: Vec<String>,
     unkept: Unkept,
+    sessions: Sessions,
 }
 
 impl NewInstance {
@@ -698,13 +858,22 @@ impl NewInstance {
         &self.warnings
     }
 
-    /// Lets it live on: for when somebody has been told of it.
+    /// Has it live so long once it is kept.
+    pub(crate) fn live(&mut self, lifetime: Lifetime) {
+        self.connection.instance.lifetime = lifetime;
+    }
+
+    /// Lets it live on, for as long as its lifetime says: for when somebody has been told of it.
     ///
     /// # Errors
     /// If the engine can't keep it; it is dropped again then.
     pub async fn keep(mut self) -> Result<(), InstanceError> {
-        self.unkept.engine.keep(self.unkept.id).await?;
+        let (id, lifetime) = (self.unkept.id, self.connection.instance.lifetime);
+        self.unkept.engine.keep(id, lifetime).await?;
         self.unkept.armed = false;
+        if lifetime == Lifetime::Session {
+            self.sessions.add(id);
+        }
         Ok(())
     }
 
@@ -750,7 +919,10 @@ impl Unkept {
             tracing::error!(%id, "could not be removed: the process is ending");
             return None;
         };
-        Some(self.tracker.spawn_on(remove_stubbornly(engine, id), &runtime))
+        Some(
+            self.tracker
+                .spawn_on(remove_stubbornly(engine, id, "nobody has been told of it"), &runtime),
+        )
     }
 }
 
@@ -760,12 +932,12 @@ impl Drop for Unkept {
     }
 }
 
-async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId) {
+async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId, why: &'static str) {
     let mut pause = REMOVAL_PAUSE;
     for attempt in 1..=REMOVAL_ATTEMPTS {
         match engine.remove(id).await {
             Ok(_) => {
-                tracing::info!(%id, "removed: nobody has been told of it");
+                tracing::info!(%id, "removed: {why}");
                 return;
             }
             Err(error) if attempt == REMOVAL_ATTEMPTS => {
@@ -805,6 +977,7 @@ mod tests {
             _request: &CreateRequest,
             defaults: &Defaults,
             _caller: &Caller,
+            _inventory: Arc<dyn Inventory>,
         ) -> Result<InstanceSpec, Rejection> {
             if self.creates_denied {
                 return Err(Rejection::Denied("office hours are over".into()));
@@ -816,10 +989,17 @@ mod tests {
                 password: Password::new("s3cret").expect("a password"),
                 limits: defaults.limits,
                 durable: defaults.durable,
+                ttl: None,
             })
         }
 
-        async fn authorize(&self, action: Action, _target: &Instance, _caller: &Caller) -> Result<(), Rejection> {
+        async fn authorize(
+            &self,
+            action: Action,
+            _target: &Instance,
+            _caller: &Caller,
+            _inventory: Arc<dyn Inventory>,
+        ) -> Result<(), Rejection> {
             if self.broken {
                 return Err(Rejection::Broken("it trapped".into()));
             }
@@ -852,8 +1032,15 @@ mod tests {
             ports: ports.parse().expect("a range"),
             pool_size: 0,
             ready_timeout: Duration::from_mins(1),
+            keeps_on_exit: false,
         };
-        let manager = InstanceManager::new(engine.clone(), Arc::new(rules), settings, tracker.clone());
+        let manager = InstanceManager::new(
+            engine.clone(),
+            Arc::new(rules),
+            settings,
+            Owners::new(None),
+            tracker.clone(),
+        );
         Desk {
             engine,
             manager,
@@ -870,7 +1057,10 @@ mod tests {
     }
 
     fn caller() -> Caller {
-        Caller::Mcp("test".into())
+        Caller {
+            client: Some("test".into()),
+            ..Caller::default()
+        }
     }
 
     #[tokio::test]

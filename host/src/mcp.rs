@@ -47,8 +47,9 @@ with the returned `dsn` (a connection URI that psql and every driver take) and k
 list_postgres_instances shows what is there, get_postgres_instance returns the credentials again, \
 health_check_postgres runs a query and says how the server is.
 
-An instance and its data stay until they are dropped: call drop_postgres_instance as soon as you are done. Nothing can \
-bring it back then. Never put production data in one, and treat its password as a secret.
+An instance and its data go when they are dropped, and at the latest when this MCP server ends, unless they were given a \
+`ttl_seconds`: call drop_postgres_instance as soon as you are done, and extend_postgres_instance for what is to stay. \
+Nothing can bring it back then. Never put production data in one, and treat its password as a secret.
 
 An error result says what is wrong (`code`, `message`, for arguments also `fields`) and what to do next (`advice`).";
 
@@ -58,6 +59,7 @@ pub struct Server {
     toolbox: Arc<Toolbox>,
     policy: Provenance,
     manager: InstanceManager,
+    caller: Caller,
     tracker: TaskTracker,
     stop: CancellationToken,
     unanswered: Unanswered,
@@ -75,14 +77,22 @@ pub enum ServeError {
 }
 
 impl Server {
-    /// `policy` is what clients are told of the manager's own. Calls in flight count on `tracker`: whoever ends the process
-    /// waits for it, so that what they undo is undone.
+    /// `policy` is what clients are told of the manager's own. Whoever calls does so as `caller`, by the client's own name.
+    ///
+    /// Calls in flight count on `tracker`: whoever ends the process waits for it, so that what they undo is undone.
     #[must_use]
-    pub fn new(toolbox: Arc<Toolbox>, policy: Provenance, manager: InstanceManager, tracker: TaskTracker) -> Self {
+    pub fn new(
+        toolbox: Arc<Toolbox>,
+        policy: Provenance,
+        manager: InstanceManager,
+        caller: Caller,
+        tracker: TaskTracker,
+    ) -> Self {
         Self {
             toolbox,
             policy,
             manager,
+            caller,
             tracker,
             stop: CancellationToken::new(),
             unanswered: Unanswered::default(),
@@ -102,13 +112,15 @@ impl Server {
         let ended = stop.clone();
         let _stop_when_dropped = stop.clone().drop_guard();
         let (transport, begun) = transport::Stdio::new(input, output, stop.clone(), self.unanswered.clone());
-        let (manager, tracker) = (self.manager.clone(), self.tracker.clone());
+        let (manager, caller, tracker) = (self.manager.clone(), self.caller.clone(), self.tracker.clone());
+        let sweeper = self.manager.clone();
         match self.serve_with_ct(transport, stop).await {
             Ok(session) => {
                 begun.set();
                 // Not before: nothing is to come between a client and its first answer.
-                tracker.spawn(async move { manager.start_ahead().await });
+                tracker.spawn(async move { manager.start_ahead(&caller).await });
                 tokio::select! {
+                    () = sweeper.keep_sweeping() => Ok(()),
                     end = session.waiting() => end.map(drop).map_err(Into::into),
                     // A client that reads nothing any more would keep rmcp writing for ever.
                     () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
@@ -132,7 +144,10 @@ impl Server {
         let Some((bundle, tool)) = self.toolbox.find(&request.name) else {
             return Err(error::unknown_tool(&request.name, &self.toolbox));
         };
-        let caller = Caller::Mcp(client_name(context));
+        let caller = Caller {
+            client: Some(client_name(context)),
+            ..self.caller.clone()
+        };
         tracing::debug!(tool = tool.name(), %caller, "called");
         let (progress, telling) = progress::channel(context);
         let call = bundle.call(
@@ -264,13 +279,14 @@ mod tests {
         ConnectionUri, CreateRequest, Defaults, Found, Image, Instance, InstanceSpec, Limits, Status,
     };
     use crate::manager::Settings;
+    use crate::owner::Owners;
     use crate::plugins::budget::Budget;
     use crate::plugins::bundle::{Bundle, Terms};
     use crate::plugins::cache::Cache;
     use crate::plugins::grants::Grants;
     use crate::plugins::provenance::State;
     use crate::plugins::{Runtime, Source};
-    use crate::policy::{Action, Policy, Rejection};
+    use crate::policy::{Action, Inventory, Policy, Rejection};
 
     /// Stands for a defect anywhere below a handler.
     #[derive(Debug)]
@@ -283,11 +299,18 @@ mod tests {
             _request: &CreateRequest,
             _defaults: &Defaults,
             _caller: &Caller,
+            _inventory: Arc<dyn Inventory>,
         ) -> Result<InstanceSpec, Rejection> {
             panic!("a defect, with the secret s3cret")
         }
 
-        async fn authorize(&self, _action: Action, _target: &Instance, _caller: &Caller) -> Result<(), Rejection> {
+        async fn authorize(
+            &self,
+            _action: Action,
+            _target: &Instance,
+            _caller: &Caller,
+            _inventory: Arc<dyn Inventory>,
+        ) -> Result<(), Rejection> {
             Ok(())
         }
 
@@ -347,11 +370,18 @@ mod tests {
             ports: "1-1".parse().expect("a range"),
             pool_size: 0,
             ready_timeout: Duration::from_secs(1),
+            keeps_on_exit: false,
         };
         let tracker = TaskTracker::new();
         let (engine, _) = FakeEngine::default().with_instance(Status::Running);
-        let manager = InstanceManager::new(Arc::new(engine), Arc::new(Panics), settings, tracker.clone());
-        let server = Server::new(Arc::new(toolbox), provenance(), manager, tracker);
+        let manager = InstanceManager::new(
+            Arc::new(engine),
+            Arc::new(Panics),
+            settings,
+            Owners::new(None),
+            tracker.clone(),
+        );
+        let server = Server::new(Arc::new(toolbox), provenance(), manager, Caller::default(), tracker);
 
         let (mut input, server_input) = tokio::io::duplex(1 << 16);
         let (server_output, output) = tokio::io::duplex(1 << 16);

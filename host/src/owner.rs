@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use crate::instance::{Caller, Owner};
+
 /// The folder's name in the state directory.
 pub const FOLDER: &str = "owners";
 const SCOPE: &str = "scope";
@@ -80,6 +82,23 @@ impl Owners {
             }
         };
         Ok(me.insert(new).name.clone())
+    }
+
+    /// This process as the owner of what `caller` asks for. Where it can't be told whether it lives, its name is one that
+    /// nobody judges. It may block for a short time.
+    #[must_use]
+    pub fn owner(&self, caller: &Caller) -> Owner {
+        let process = self.me().unwrap_or_else(|error| {
+            tracing::debug!(%error, "nobody will see when this process ends");
+            format!("{}.{}", Uuid::new_v4(), Uuid::new_v4())
+        });
+        Owner {
+            process,
+            machine: sysinfo::System::host_name().unwrap_or_else(|_| "unknown".into()),
+            process_id: std::process::id(),
+            team: caller.team.clone(),
+            client: caller.client.clone(),
+        }
     }
 
     /// Whether the process of this name has surely ended. It may block for a short time.

@@ -6,11 +6,14 @@ pub mod cache;
 mod credentials;
 mod encode;
 pub mod grants;
+mod guest;
 pub mod inspect;
 pub mod policy;
 pub mod provenance;
 pub mod tools;
 mod v0_1;
+mod v0_2;
+pub mod versions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ use self::budget::{Budget, Overrun};
 use self::cache::Cache;
 pub(crate) use self::encode::FILE_BYTES_MAX;
 use self::grants::{Grant, Grants};
+use self::guest::Guest;
+use self::versions::{Version, World};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{InstancePre, Linker};
 use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
@@ -28,7 +33,6 @@ use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 use crate::digest::Digest;
 use crate::failure::{Failure, FailureCode};
 use crate::policy::{FieldError, join};
-use v0_1::Guest;
 
 /// How often a running guest is interrupted: it then lets others run, can be cancelled, and is counted.
 const TICK: Duration = Duration::from_millis(10);
@@ -57,12 +61,12 @@ pub enum PluginError {
         found: Digest,
     },
     /// It isn't a component of the right world.
-    #[error("{name} is not a component of the world dev-postgres:plugin/{world}@0.1.0: {reason}")]
+    #[error("{name} is no component of the world dev-postgres:plugin/{}: {reason}", world.as_str())]
     Unfit {
         /// Its name in the configuration.
         name: String,
         /// The world that it should be of.
-        world: &'static str,
+        world: World,
         /// The runtime's word.
         reason: String,
     },
@@ -212,6 +216,7 @@ struct Loaded {
     sha256: Digest,
     settings: Arc<str>,
     budget: Budget,
+    version: Version,
     instance: InstancePre<Guest>,
 }
 
@@ -240,18 +245,13 @@ pub struct Source {
 
 impl Loaded {
     /// Compiles and links; takes some 30 ms of CPU time for 60 KB, and a hundredth of that if it was compiled before.
-    async fn new(
-        runtime: &Runtime,
-        source: &Source,
-        world: &'static str,
-        budget: Budget,
-        link: impl FnOnce(&mut Linker<Guest>) -> wasmtime::Result<()>,
-    ) -> Result<Self, PluginError> {
-        let unfit = |error: wasmtime::Error| PluginError::Unfit {
+    async fn new(runtime: &Runtime, source: &Source, world: World, budget: Budget) -> Result<Self, PluginError> {
+        let unfit = |reason: String| PluginError::Unfit {
             name: source.name.clone(),
             world,
-            reason: format!("{error:#}"),
+            reason,
         };
+        let failed = |error: wasmtime::Error| unfit(format!("{error:#}"));
         let sha256 = Digest::of(&source.bytes);
         if let Some(pinned) = source.sha256.filter(|pinned| *pinned != sha256) {
             let (name, found) = (source.name.clone(), sha256);
@@ -266,9 +266,10 @@ impl Loaded {
         let component = compiled
             .await
             .unwrap_or_else(|error| Err(wasmtime::Error::msg(error.to_string())))
-            .map_err(unfit)?;
+            .map_err(failed)?;
+        let version = versions::version(&runtime.engine, &component, world).map_err(unfit)?;
         let mut linker = Linker::new(&runtime.engine);
-        link(&mut linker).map_err(unfit)?;
+        versions::link(&mut linker, world, version).map_err(failed)?;
         Ok(Self {
             runtime: runtime.clone(),
             name: source.name.as_str().into(),
@@ -276,7 +277,8 @@ impl Loaded {
             sha256,
             settings: serde_json::Value::Object(source.settings.clone()).to_string().into(),
             budget,
-            instance: linker.instantiate_pre(&component).map_err(unfit)?,
+            version,
+            instance: linker.instantiate_pre(&component).map_err(failed)?,
         })
     }
 
@@ -294,6 +296,14 @@ impl Loaded {
             }
         }
         requested.into_iter().collect()
+    }
+
+    fn unfit(&self, world: World, reason: String) -> PluginError {
+        PluginError::Unfit {
+            name: self.name.to_string(),
+            world,
+            reason,
+        }
     }
 
     /// Runs one call in a fresh store and within the budget.

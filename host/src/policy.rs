@@ -1,10 +1,15 @@
 //! What the host asks of a team's rules.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
-use crate::instance::{Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceSpec};
+use crate::failure::Failure;
+use crate::instance::{
+    Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceId, InstanceSpec, Owner, Ttl,
+};
 
 /// A team's rules. They hold for every caller, and an error of any kind denies.
 #[async_trait]
@@ -15,10 +20,28 @@ pub trait Policy: fmt::Debug + Send + Sync {
         request: &CreateRequest,
         defaults: &Defaults,
         caller: &Caller,
+        inventory: Arc<dyn Inventory>,
     ) -> Result<InstanceSpec, Rejection>;
 
+    /// How long an instance lives from now on, or why not; `None` leaves it to the rules.
+    async fn plan_extend(
+        &self,
+        _target: &Instance,
+        _ttl_seconds: Option<u64>,
+        _caller: &Caller,
+        _inventory: Arc<dyn Inventory>,
+    ) -> Result<Ttl, Rejection> {
+        Err(Rejection::Denied("the rules say nothing of lifetimes".into()))
+    }
+
     /// Allows an action on an instance, or says why not.
-    async fn authorize(&self, action: Action, target: &Instance, caller: &Caller) -> Result<(), Rejection>;
+    async fn authorize(
+        &self,
+        action: Action,
+        target: &Instance,
+        caller: &Caller,
+        inventory: Arc<dyn Inventory>,
+    ) -> Result<(), Rejection>;
 
     /// Allows an action on each of several instances, or says why not, in their order; an error is none of theirs.
     async fn authorize_each(
@@ -26,20 +49,41 @@ pub trait Policy: fmt::Debug + Send + Sync {
         action: Action,
         targets: &[Instance],
         caller: &Caller,
+        inventory: Arc<dyn Inventory>,
     ) -> Result<Vec<Result<(), String>>, Rejection> {
         let mut verdicts = Vec::new();
         for target in targets {
-            verdicts.push(match self.authorize(action, target, caller).await {
-                Ok(()) => Ok(()),
-                Err(Rejection::Denied(reason)) => Err(reason),
-                Err(fault) => return Err(fault),
-            });
+            verdicts.push(
+                match self.authorize(action, target, caller, Arc::clone(&inventory)).await {
+                    Ok(()) => Ok(()),
+                    Err(Rejection::Denied(reason)) => Err(reason),
+                    Err(fault) => return Err(fault),
+                },
+            );
         }
         Ok(verdicts)
     }
 
     /// The connection URI that a caller is given.
     async fn connection_uri(&self, found: &Found) -> Result<ConnectionUri, Rejection>;
+}
+
+/// What there is, for rules that count: it is looked up when they ask.
+#[async_trait]
+pub trait Inventory: Send + Sync {
+    /// Every instance of every team, and what this process began to create before; oldest first.
+    async fn holdings(&self) -> Result<Vec<Holding>, Failure>;
+}
+
+/// An instance, or one that is being created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// Its id.
+    pub id: InstanceId,
+    /// Who made it, if that is known.
+    pub owner: Option<Owner>,
+    /// When it was made.
+    pub created_at: SystemTime,
 }
 
 /// What is asked for an instance that is there.

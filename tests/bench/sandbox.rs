@@ -12,10 +12,12 @@ use dev_postgres_mcp::config::{Config, Flags};
 use dev_postgres_mcp::engine::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use dev_postgres_mcp::environment::Environment;
 use dev_postgres_mcp::instance::{
-    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Password, Port, ProgressSink, Status,
+    Caller, Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner,
+    Password, Port, ProgressSink, Status, Usage,
 };
 use dev_postgres_mcp::manager::{InstanceManager, Settings};
 use dev_postgres_mcp::mcp::Server;
+use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::policy::ComponentPolicy;
 use dev_postgres_mcp::plugins::{Runtime, Source};
@@ -82,6 +84,7 @@ impl Client {
             ports: config.instance.ports,
             ready_timeout: config.instance.ready_timeout,
             pool_size: 0,
+            keeps_on_exit: false,
         };
         let sandboxes = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
         let policy = ComponentPolicy::load(&sandboxes, &policy_default())
@@ -89,12 +92,18 @@ impl Client {
             .expect("it loads");
         let tracker = TaskTracker::new();
         let provenance = policy.provenance();
-        let manager = InstanceManager::new(Arc::new(engine), Arc::new(policy), settings, tracker.clone());
+        let manager = InstanceManager::new(
+            Arc::new(engine),
+            Arc::new(policy),
+            settings,
+            Owners::new(None),
+            tracker.clone(),
+        );
         let app = App::new(config, &Environment::default());
         let toolbox = Arc::clone(app.toolbox().await.expect("the tools load"));
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (read, write) = tokio::io::split(theirs);
-        tokio::spawn(Server::new(toolbox, provenance, manager, tracker).serve(read, write));
+        tokio::spawn(Server::new(toolbox, provenance, manager, Caller::default(), tracker).serve(read, write));
         let (read, write) = tokio::io::split(ours);
         let mut client = Self {
             input: write,
@@ -160,6 +169,8 @@ fn found() -> Found {
             username: "postgres".parse().expect("a name"),
             status: Status::Running,
             created_at: SystemTime::now(),
+            owner: None,
+            lifetime: Lifetime::Unlimited,
         },
         password: Password::new("s3cret").expect("a password"),
     }
@@ -194,6 +205,7 @@ impl Engine for OneInstance {
         &self,
         _id: InstanceId,
         _spec: &InstanceSpec,
+        _owner: &Owner,
         _port: Port,
         _progress: &ProgressSink,
     ) -> Result<Created, EngineError> {
@@ -204,17 +216,22 @@ impl Engine for OneInstance {
         &self,
         _id: InstanceId,
         _spec: &InstanceSpec,
+        _owner: &Owner,
         _port: Port,
     ) -> Result<Option<Waiting>, EngineError> {
         Ok(None)
     }
 
-    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec) -> Result<Created, EngineError> {
+    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec, _owner: &Owner) -> Result<Created, EngineError> {
         Err(nothing())
     }
 
-    async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
+    async fn keep(&self, _id: InstanceId, _lifetime: Lifetime) -> Result<(), EngineError> {
         Err(nothing())
+    }
+
+    async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
+        Ok(SystemTime::now())
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
@@ -223,6 +240,14 @@ impl Engine for OneInstance {
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
         Ok((id == self.0.instance.id).then(|| self.0.clone()))
+    }
+
+    async fn usage(&self, _id: InstanceId) -> Result<Option<Usage>, EngineError> {
+        Err(nothing())
+    }
+
+    async fn memory_kills(&self, _id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
+        Ok(None)
     }
 
     async fn remove(&self, _id: InstanceId) -> Result<bool, EngineError> {

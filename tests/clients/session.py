@@ -1,4 +1,4 @@
-"""The five tools through the official Python SDK: argv is the server's command line; prints what it saw as JSON."""
+"""The tools through the official Python SDK: argv is the server's command line; prints what it saw as JSON."""
 
 import asyncio
 import json

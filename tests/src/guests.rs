@@ -1,7 +1,7 @@
 //! Guests: modules that cargo builds as an author's cargo does, and components of the real worlds whose every function
 //! misbehaves in one way.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::{env, fs};
 
@@ -77,10 +77,7 @@ pub enum Misdeed {
 /// If it can't be built.
 #[must_use]
 pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
-    ComponentEncoder::default()
-        .module(&hostile_module(world, misdeed))
-        .and_then(ComponentEncoder::encode)
-        .expect("the module makes a component")
+    hostile_of(world, misdeed, |wit| wit)
 }
 
 /// The core module that [`hostile`] makes a component of, with its world embedded.
@@ -89,9 +86,25 @@ pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
 /// If it can't be built.
 #[must_use]
 pub fn hostile_module(world: &str, misdeed: Misdeed) -> Vec<u8> {
+    module_of(world, misdeed, |wit| wit)
+}
+
+/// As [`hostile`], of a WIT package that differs from the current one by `change`.
+///
+/// # Panics
+/// If it can't be built.
+#[must_use]
+pub fn hostile_of(world: &str, misdeed: Misdeed, change: impl FnOnce(String) -> String) -> Vec<u8> {
+    ComponentEncoder::default()
+        .module(&module_of(world, misdeed, change))
+        .and_then(ComponentEncoder::encode)
+        .expect("the module makes a component")
+}
+
+fn module_of(world: &str, misdeed: Misdeed, change: impl FnOnce(String) -> String) -> Vec<u8> {
     let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    let (package, _) = resolve.push_dir(wit).expect("wit/ parses");
+    let wit = fs::read_to_string(repository("wit/0.2.0/plugin.wit")).expect("the current package");
+    let package = resolve.push_str("plugin.wit", &change(wit)).expect("it parses");
     let world = resolve
         .select_world(&[package], Some(world))
         .expect("the world is in wit/");

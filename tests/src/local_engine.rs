@@ -1,5 +1,6 @@
 //! What the local engine stands on: a state directory that nobody else has, and real server programs.
 
+use dev_postgres_mcp::owner::Owners;
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
@@ -300,7 +301,10 @@ impl Ground for LocalGround {
             host: Some(NOWHERE.into()),
             ..DockerSettings::default()
         };
-        Arc::new(AutoEngine::new(DockerEngine::new(nowhere, tracker.clone()), local))
+        Arc::new(AutoEngine::new(
+            DockerEngine::new(nowhere, Owners::new(None), tracker.clone()),
+            local,
+        ))
     }
 
     fn image(&self) -> Image {

@@ -1,5 +1,7 @@
 //! An engine, what it stands on, and what has become of all that was made there.
 
+use crate::specs::owner;
+use dev_postgres_mcp::owner::Owners;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::process::{Command, Stdio};
@@ -160,7 +162,10 @@ impl<G: Ground + ?Sized> Drop for Scene<G> {
 
 async fn create_anywhere(engine: &Arc<dyn Engine>, id: InstanceId, spec: &InstanceSpec) -> Found {
     for _ in 0..20 {
-        match engine.create(id, spec, any_port(), &ProgressSink::none()).await {
+        match engine
+            .create(id, spec, &owner(), any_port(), &ProgressSink::none())
+            .await
+        {
             Ok(created) => return created.found,
             Err(EngineError::PortTaken(_)) => {}
             Err(error) => panic!("{error}"),
@@ -210,7 +215,11 @@ impl DockerGround {
 #[async_trait]
 impl Ground for DockerGround {
     fn engine(&self, tracker: &TaskTracker) -> Arc<dyn Engine> {
-        Arc::new(DockerEngine::new(self.settings.clone(), tracker.clone()))
+        Arc::new(DockerEngine::new(
+            self.settings.clone(),
+            Owners::new(None),
+            tracker.clone(),
+        ))
     }
 
     async fn stop(&self, instance: &Instance) {

@@ -1,6 +1,6 @@
 //! Instances as the tests ask for them.
 
-use dev_postgres_mcp::instance::{Image, InstanceSpec, Limits, Password};
+use dev_postgres_mcp::instance::{Image, InstanceSpec, Limits, Owner, Password};
 use serde_json::Value;
 
 /// `postgres:17` with the limits of the defaults and these credentials.
@@ -16,6 +16,19 @@ pub fn spec(database: &str, username: &str, password: &str) -> InstanceSpec {
         password: Password::new(password).expect("a password"),
         limits: Limits::new(512, 1000).expect("limits"),
         durable: false,
+        ttl: None,
+    }
+}
+
+/// Whoever makes instances in a test: a process that nobody judges.
+#[must_use]
+pub fn owner() -> Owner {
+    Owner {
+        process: "tests".into(),
+        machine: "laptop".into(),
+        process_id: std::process::id(),
+        team: None,
+        client: None,
     }
 }
 

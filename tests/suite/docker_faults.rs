@@ -1,5 +1,7 @@
 //! The Docker engine against a daemon that misbehaves: bollard's real code, faults that a real daemon won't give.
 
+use dev_postgres_mcp::owner::Owners;
+use dev_postgres_mcp_tests::specs::owner;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -48,7 +50,7 @@ impl Scene {
             ..DockerSettings::default()
         };
         Self {
-            engine: DockerEngine::new(settings, tracker.clone()),
+            engine: DockerEngine::new(settings, Owners::new(None), tracker.clone()),
             daemon,
             tracker,
         }
@@ -57,7 +59,7 @@ impl Scene {
     async fn create(&self) -> Result<InstanceId, EngineError> {
         let id = InstanceId::random();
         self.engine
-            .create(id, &wanted(), port(), &ProgressSink::none())
+            .create(id, &wanted(), &owner(), port(), &ProgressSink::none())
             .await
             .map(|_| id)
     }
@@ -912,9 +914,9 @@ async fn an_instance_on_a_remote_daemon_is_published_where_the_daemon_is_reached
             publish_address,
             ..DockerSettings::default()
         };
-        let engine = DockerEngine::new(settings, TaskTracker::new());
+        let engine = DockerEngine::new(settings, Owners::new(None), TaskTracker::new());
         let found = engine
-            .create(InstanceId::random(), &wanted(), port(), &ProgressSink::none())
+            .create(InstanceId::random(), &wanted(), &owner(), port(), &ProgressSink::none())
             .await
             .expect("an instance")
             .found;

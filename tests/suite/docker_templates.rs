@@ -1,6 +1,8 @@
 //! Instances that start from a template of their image, on the real daemon: they are what the image itself would have
 //! made, and images that can't be templates still work.
 
+use dev_postgres_mcp::owner::Owners;
+use dev_postgres_mcp_tests::specs::owner;
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use tokio_util::task::TaskTracker;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn engine() -> DockerEngine {
-    DockerEngine::new(DockerSettings::default(), TaskTracker::new())
+    DockerEngine::new(DockerSettings::default(), Owners::new(None), TaskTracker::new())
 }
 
 /// A port beyond the range that instances have by default and below those that the system gives to clients.
@@ -36,7 +38,13 @@ async fn create(engine: &DockerEngine, wanted: &InstanceSpec) -> Found {
         .await
         .expect("the image can be used");
     let created = engine
-        .create(InstanceId::random(), wanted, any_port(), &ProgressSink::none())
+        .create(
+            InstanceId::random(),
+            wanted,
+            &owner(),
+            any_port(),
+            &ProgressSink::none(),
+        )
         .await;
     created.expect("an instance").found
 }
@@ -159,11 +167,15 @@ async fn create_ahead(engine: &DockerEngine, wanted: &InstanceSpec, like: &Insta
         .await
         .expect("the image can be used");
     let waiting = engine
-        .start_ahead(InstanceId::random(), like, any_port())
+        .start_ahead(InstanceId::random(), like, &owner(), any_port())
         .await
         .expect("it starts")
         .expect("it can be made ahead");
-    engine.assign(waiting, wanted).await.expect("an instance").found
+    engine
+        .assign(waiting, wanted, &owner())
+        .await
+        .expect("an instance")
+        .found
 }
 
 #[rstest]
@@ -177,10 +189,8 @@ async fn an_instance_from_a_template_is_what_the_image_itself_would_make_but_not
 ) {
     let state = tempfile::tempdir().expect("a folder");
     let engine = DockerEngine::new(
-        DockerSettings {
-            state_dir: Some(state.path().to_owned()),
-            ..DockerSettings::default()
-        },
+        DockerSettings::default(),
+        Owners::new(Some(state.path())),
         TaskTracker::new(),
     );
     // The password's verifier differs by its salt only.
@@ -374,7 +384,13 @@ async fn a_foreign_image_under_a_templates_name_is_not_used() {
     docker(&["rmi", template]).await;
     docker(&["tag", "postgres:17", template]).await;
     let found = engine
-        .create(InstanceId::random(), &own.spec(), any_port(), &ProgressSink::none())
+        .create(
+            InstanceId::random(),
+            &own.spec(),
+            &owner(),
+            any_port(),
+            &ProgressSink::none(),
+        )
         .await
         .expect("an instance")
         .found;

@@ -2,6 +2,8 @@
 //!
 //! Other tests use the same Docker daemon and the same ports at the same time: each scene looks only at what it made.
 
+use dev_postgres_mcp::instance::Lifetime;
+use dev_postgres_mcp_tests::specs::owner;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,9 +58,11 @@ async fn an_instance_answers_is_found_again_by_another_process_and_goes_without_
 ) {
     let scene = scene(kind);
     let wanted = scene.spec("my-db \"x\" 'y'", "us er%/@ü", "p@ss:/w?rd#1 %41'\"\\");
-    let found = scene.create(wanted.clone()).await;
+    let mut found = scene.create(wanted.clone()).await;
     let id = found.instance.id;
-    scene.engine.keep(id).await.expect("kept");
+    assert_eq!(found.instance.lifetime, Lifetime::Session, "until it is kept");
+    scene.engine.keep(id, Lifetime::Unlimited).await.expect("kept");
+    found.instance.lifetime = Lifetime::Unlimited;
     let client = connect_when_ready(&found).await;
     assert_eq!(
         whereabouts(&client).await,
@@ -201,7 +205,7 @@ async fn a_port_that_somebody_holds_is_said_to_be_taken_and_leaves_nothing(
         let id = scene.id();
         let error = scene
             .engine
-            .create(id, &scene.plain(), port, &ProgressSink::none())
+            .create(id, &scene.plain(), &owner(), port, &ProgressSink::none())
             .await
             .expect_err("a taken port");
         assert!(
@@ -288,8 +292,9 @@ async fn two_processes_may_create_list_and_remove_at_once(
     // Each round begins and ends with nothing that instances share, so the two make and remove it against each other.
     for _ in 0..3 {
         let round = async |engine| {
-            let found: Found = scene.create_by(engine, scene.plain()).await;
-            engine.keep(found.instance.id).await.expect("kept");
+            let mut found: Found = scene.create_by(engine, scene.plain()).await;
+            engine.keep(found.instance.id, Lifetime::Unlimited).await.expect("kept");
+            found.instance.lifetime = Lifetime::Unlimited;
             let listed = engine.list().await.expect("a list");
             assert!(listed.contains(&found.instance), "{listed:?}");
             let in_order = |pair: &[_]| {
@@ -319,8 +324,8 @@ async fn a_create_dropped_at_any_moment_leaves_nothing(
             let patience = Duration::from_millis(rng.random_range(0..700));
             let scene = Arc::clone(&scene);
             creates.spawn(async move {
-                let (id, wanted, progress) = (scene.id(), scene.plain(), ProgressSink::none());
-                let create = scene.engine.create(id, &wanted, any_port(), &progress);
+                let (id, wanted, owner, progress) = (scene.id(), scene.plain(), owner(), ProgressSink::none());
+                let create = scene.engine.create(id, &wanted, &owner, any_port(), &progress);
                 if let Ok(Ok(_)) = tokio::time::timeout(patience, create).await {
                     scene.engine.remove(id).await.expect("removed");
                 }
@@ -338,14 +343,22 @@ async fn a_kept_instance_outlives_the_process_that_made_it(
 ) {
     let scene = scene(kind);
     let found = scene
-        .create_and_die(async |engine, found| engine.keep(found.instance.id).await.expect("kept"))
+        .create_and_die(async |engine, found| engine.keep(found.instance.id, Lifetime::Unlimited).await.expect("kept"))
         .await;
     let id = found.instance.id;
     let listed = scene.engine.list().await.expect("a list");
-    assert!(listed.contains(&found.instance), "{listed:?}");
+    let kept = dev_postgres_mcp::instance::Instance {
+        lifetime: Lifetime::Unlimited,
+        ..found.instance
+    };
+    assert!(listed.contains(&kept), "{listed:?}");
     let again = scene.engine.get(id).await.expect("an answer").expect("the instance");
     connect_when_ready(&again).await;
-    scene.engine.keep(id).await.expect("kept once more");
+    scene
+        .engine
+        .keep(id, Lifetime::Unlimited)
+        .await
+        .expect("kept once more");
     assert!(scene.engine.remove(id).await.expect("removed"));
     scene.assert_nothing_left().await;
 }

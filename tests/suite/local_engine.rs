@@ -1,5 +1,7 @@
 //! What only the local engine does, with PostgreSQL's real programs; `engines.rs` has what it shares with others.
 
+use dev_postgres_mcp::instance::Lifetime;
+use dev_postgres_mcp_tests::specs::owner;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -40,7 +42,7 @@ async fn kept(scene: &Scene<LocalGround>) -> Found {
 
 async fn kept_by(scene: &Scene<LocalGround>, engine: &Arc<dyn Engine>) -> Found {
     let found = scene.create_by(engine, scene.plain()).await;
-    engine.keep(found.instance.id).await.expect("kept");
+    engine.keep(found.instance.id, Lifetime::Unlimited).await.expect("kept");
     found
 }
 
@@ -410,7 +412,7 @@ async fn a_version_that_is_not_there_is_an_error_that_lists_those_that_are() {
     let prepared = scene.engine.prepare(&unknown, &ProgressSink::none()).await;
     let created = scene
         .engine
-        .create(scene.id(), &spec, any_port(), &ProgressSink::none())
+        .create(scene.id(), &spec, &owner(), any_port(), &ProgressSink::none())
         .await;
     for error in [prepared.expect_err("not there"), created.expect_err("not there")] {
         let EngineError::NoSuchVersion { version, found } = &error else {
@@ -458,7 +460,7 @@ async fn an_instance_of_an_exact_minor_can_be_had() {
     scene.engine.remove(found.instance.id).await.expect("removed");
     let error = scene
         .engine
-        .create(scene.id(), &spec("99.2"), any_port(), &ProgressSink::none())
+        .create(scene.id(), &spec("99.2"), &owner(), any_port(), &ProgressSink::none())
         .await
         .expect_err("not there");
     assert!(matches!(error, EngineError::NoSuchVersion { .. }), "{error}");
@@ -817,9 +819,17 @@ async fn an_instance_that_is_not_kept_yet_is_left_alone_while_its_creator_lives(
         );
     }
     connect_when_ready(&found).await;
-    scene.engine.keep(found.instance.id).await.expect("kept");
+    scene
+        .engine
+        .keep(found.instance.id, Lifetime::Unlimited)
+        .await
+        .expect("kept");
     scene.engine.remove(found.instance.id).await.expect("removed");
-    let error = scene.engine.keep(found.instance.id).await.expect_err("it has gone");
+    let error = scene
+        .engine
+        .keep(found.instance.id, Lifetime::Unlimited)
+        .await
+        .expect_err("it has gone");
     assert!(error.to_string().contains("somebody has removed it"), "{error}");
     scene.assert_nothing_left().await;
 }
@@ -936,7 +946,13 @@ async fn a_state_directory_that_others_may_write_to_is_refused_and_left_as_it_is
         let prepared = scene.engine.prepare(&scene.ground.image(), &ProgressSink::none()).await;
         let created = scene
             .engine
-            .create(scene.id(), &scene.plain(), any_port(), &ProgressSink::none())
+            .create(
+                scene.id(),
+                &scene.plain(),
+                &dev_postgres_mcp_tests::specs::owner(),
+                any_port(),
+                &ProgressSink::none(),
+            )
             .await;
         for error in [
             listed.expect_err("refused"),
@@ -989,7 +1005,7 @@ async fn a_state_directory_that_the_servers_user_cannot_pass_to_is_told_with_wha
     let scene = Scene::on(Arc::new(ground.with(|settings| settings.state_dir = Some(state))));
     let created = scene
         .engine
-        .create(scene.id(), &scene.plain(), any_port(), &ProgressSink::none())
+        .create(scene.id(), &scene.plain(), &owner(), any_port(), &ProgressSink::none())
         .await;
     let error = created.expect_err("it can't be passed");
     let EngineError::Unreachable { reason, advice, .. } = &error else {
@@ -1124,7 +1140,7 @@ async fn an_initdb_that_fails_is_quoted_and_leaves_nothing() {
     let prepared = scene.engine.prepare(&scene.ground.image(), &ProgressSink::none()).await;
     let created = scene
         .engine
-        .create(scene.id(), &scene.plain(), any_port(), &ProgressSink::none())
+        .create(scene.id(), &scene.plain(), &owner(), any_port(), &ProgressSink::none())
         .await;
     for error in [prepared.expect_err("it failed"), created.expect_err("it failed")] {
         assert!(matches!(error, EngineError::Request { .. }), "{error}");
@@ -1176,7 +1192,7 @@ async fn a_link_in_a_template_is_not_followed() {
     }
     let created = scene
         .engine
-        .create(scene.id(), &scene.plain(), any_port(), &ProgressSink::none())
+        .create(scene.id(), &scene.plain(), &owner(), any_port(), &ProgressSink::none())
         .await;
     let error = created.expect_err("it is no file");
     assert!(error.to_string().contains("planted"), "{error}");
@@ -1219,7 +1235,7 @@ async fn a_server_that_ends_at_once_is_told_with_its_last_words_and_leaves_nothi
     let scene = scripted("", "echo 'LOG:  hello' >&2\necho 'FATAL:  no such luck' >&2\nexit 3");
     let created = scene
         .engine
-        .create(scene.id(), &scene.plain(), any_port(), &ProgressSink::none())
+        .create(scene.id(), &scene.plain(), &owner(), any_port(), &ProgressSink::none())
         .await;
     let error = created.expect_err("it ended");
     let expected = Ended {
@@ -1245,7 +1261,7 @@ async fn a_server_that_is_never_ready_is_given_up_in_time_and_leaves_nothing() {
         .expect("prepared");
     let created = scene
         .engine
-        .create(scene.id(), &scene.plain(), any_port(), &ProgressSink::none())
+        .create(scene.id(), &scene.plain(), &owner(), any_port(), &ProgressSink::none())
         .await;
     let error = created.expect_err("it never answers");
     assert!(
@@ -1264,7 +1280,7 @@ async fn a_port_that_somebody_takes_at_the_last_moment_is_said_to_be_taken_and_l
     drop(listener);
     let (id, spec, port) = (scene.id(), scene.plain(), Port::try_from(number).expect("a port"));
     let engine = Arc::clone(&scene.engine);
-    let create = tokio::spawn(async move { engine.create(id, &spec, port, &ProgressSink::none()).await });
+    let create = tokio::spawn(async move { engine.create(id, &spec, &owner(), port, &ProgressSink::none()).await });
     let notes = scene.ground.notes();
     until("the server is about to start", || notes.join("waiting").exists()).await;
     let _taken = TcpListener::bind(("127.0.0.1", number))
@@ -1284,7 +1300,11 @@ async fn an_instance_that_another_process_removes_while_it_is_made_is_gone_for_b
     let waits = ": >\"$notes/waiting\"\nwhile [ ! -e \"$notes/go\" ]; do sleep 0.02; done";
     let scene = scripted("", waits);
     let (id, spec, engine) = (scene.id(), scene.plain(), Arc::clone(&scene.engine));
-    let create = tokio::spawn(async move { engine.create(id, &spec, any_port(), &ProgressSink::none()).await });
+    let create = tokio::spawn(async move {
+        engine
+            .create(id, &spec, &owner(), any_port(), &ProgressSink::none())
+            .await
+    });
     let notes = scene.ground.notes();
     until("the server is about to start", || notes.join("waiting").exists()).await;
     assert!(scene.another_engine().remove(id).await.expect("removed"));
@@ -1311,7 +1331,7 @@ async fn an_instance_is_there_at_every_moment_while_it_is_being_kept() {
                 })
             })
             .collect();
-        scene.engine.keep(id).await.expect("kept");
+        scene.engine.keep(id, Lifetime::Unlimited).await.expect("kept");
         for look in looking {
             assert!(look.await.expect("it looks"), "it was gone for a moment");
         }

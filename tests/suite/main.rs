@@ -14,6 +14,7 @@ mod engine_choice;
 #[cfg(unix)]
 mod engines;
 mod hostile_guests;
+mod lifetimes;
 #[cfg(unix)]
 mod local_engine;
 #[cfg(unix)]
@@ -28,5 +29,6 @@ mod pool;
 mod readme;
 mod real_clients;
 mod registries;
+mod released;
 mod sandbox;
 mod stats;

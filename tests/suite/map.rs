@@ -21,7 +21,7 @@ const KNOWN_BY: [(&str, &[&str]); 12] = [
         ],
     ),
     ("rmcp", &["mcp"]),
-    ("sysinfo", &["engine/local/server.rs", "memory.rs"]),
+    ("sysinfo", &["engine/local/server.rs", "memory.rs", "owner.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),
     ("wasmtime", &["plugins"]),
     ("wasmparser", &["plugins/inspect.rs"]),

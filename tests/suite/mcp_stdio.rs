@@ -10,9 +10,10 @@ use dev_postgres_mcp_tests::specs::{as_told_later, unlikely_name};
 use rstest::rstest;
 use serde_json::{Value, json};
 
-const TOOLS: [&str; 5] = [
+const TOOLS: [&str; 6] = [
     "create_postgres_instance",
     "drop_postgres_instance",
+    "extend_postgres_instance",
     "get_postgres_instance",
     "health_check_postgres",
     "list_postgres_instances",
@@ -206,7 +207,7 @@ async fn names_and_passwords_with_every_kind_of_character_work_and_survive_a_res
     #[values(Docker, Local)] engine: TestEngine,
 ) {
     let environment = TestEnvironment::on(engine);
-    let mut session = Session::initialized(&environment, &[]).await;
+    let mut session = Session::initialized(&environment, &["--instance-on-exit", "keep"]).await;
     let asked = json!({
         "database": "my-db \"x\" 'y' ünï\ncøde",
         "username": "us er%/@?#&=+:\\",

@@ -14,8 +14,8 @@ use crate::manager::InstanceManager;
 
 /// Create a PostgreSQL instance and print how to connect
 ///
-/// Returns once the instance answers queries. It lives until it is dropped, and its data goes with it. An interrupted
-/// create leaves nothing behind. The policy chooses what is left open.
+/// Returns once the instance answers queries. It lives until it is dropped or its time to live has passed, and its data goes
+/// with it. An interrupted create leaves nothing behind. The policy chooses what is left open.
 #[derive(Debug, Args)]
 pub(super) struct Create {
     /// PostgreSQL's version: 17, 16.4 [default: the setting instance.version]
@@ -36,6 +36,19 @@ pub(super) struct Create {
     /// itself: every user of the machine could read it.
     #[arg(long)]
     password_stdin: bool,
+
+    /// How long it is to live: 90s, 2h, 3days [default: until it is dropped]
+    #[arg(long, value_name = "TIME", value_parser = ttl_seconds)]
+    ttl: Option<u64>,
+}
+
+/// A time to live in whole seconds.
+pub(super) fn ttl_seconds(text: &str) -> Result<u64, String> {
+    match humantime::parse_duration(text) {
+        Ok(ttl) if ttl.as_secs() > 0 => Ok(ttl.as_secs()),
+        Ok(_) => Err("must be at least 1s".into()),
+        Err(error) => Err(format!("must be a time such as 90s, 2h or 3days: {error}")),
+    }
 }
 
 impl Create {
@@ -50,6 +63,7 @@ impl Create {
             database: self.database,
             username: self.username,
             password,
+            ttl_seconds: self.ttl,
         };
         let progress = ui.progress();
         let created = manager.create(&request, &caller(), &progress.sink()).await;

@@ -65,7 +65,7 @@ impl Drop {
             ui.note("there is nothing to drop");
         }
         if !self.yes && ui.terminal.stdin && ui.terminal.stderr {
-            confirm(&instances, &targets, ui).await?;
+            confirm(manager, &instances, &targets, ui).await?;
         }
         let outcomes: Vec<(String, Result<(), Failure>)> = stream::iter(targets)
             .map(async |(name, target)| match target {
@@ -101,16 +101,17 @@ impl Drop {
 }
 
 async fn confirm(
+    manager: &InstanceManager,
     instances: &[Instance],
     targets: &[(String, Result<InstanceId, Failure>)],
     ui: &mut Ui,
 ) -> Result<(), Failure> {
     let is_meant = |id| targets.iter().any(|(_, target)| target.as_ref() == Ok(&id));
-    let doomed: Vec<Instance> = instances
-        .iter()
-        .filter(|instance| is_meant(instance.id))
-        .cloned()
-        .collect();
+    let mut doomed = Vec::new();
+    for instance in instances.iter().filter(|instance| is_meant(instance.id)) {
+        let left = manager.left(instance).await.map_err(|error| Failure::from(&error))?;
+        doomed.push((instance.clone(), left));
+    }
     if doomed.is_empty() {
         return Ok(());
     }
@@ -149,7 +150,8 @@ mod tests {
     use crate::engine::fake::FakeEngine;
     use crate::instance::{Caller, ConnectionUri, CreateRequest, Defaults, Found, Image, InstanceSpec, Limits, Status};
     use crate::manager::Settings;
-    use crate::policy::{Action, Policy, Rejection};
+    use crate::owner::Owners;
+    use crate::policy::{Action, Inventory, Policy, Rejection};
 
     /// Shows everything, and keeps instances that are not stopped.
     #[derive(Debug)]
@@ -157,11 +159,23 @@ mod tests {
 
     #[async_trait]
     impl Policy for KeepsRunning {
-        async fn plan_create(&self, _: &CreateRequest, _: &Defaults, _: &Caller) -> Result<InstanceSpec, Rejection> {
+        async fn plan_create(
+            &self,
+            _: &CreateRequest,
+            _: &Defaults,
+            _: &Caller,
+            _: Arc<dyn Inventory>,
+        ) -> Result<InstanceSpec, Rejection> {
             Err(Rejection::Denied("nothing is created here".into()))
         }
 
-        async fn authorize(&self, action: Action, target: &Instance, _: &Caller) -> Result<(), Rejection> {
+        async fn authorize(
+            &self,
+            action: Action,
+            target: &Instance,
+            _: &Caller,
+            _: Arc<dyn Inventory>,
+        ) -> Result<(), Rejection> {
             match (action, target.status) {
                 (Action::Drop, Status::Running) => Err(Rejection::Denied("it is in use".into())),
                 _ => Ok(()),
@@ -203,11 +217,13 @@ mod tests {
             ports: "15432-25432".parse().expect("a range"),
             pool_size: 0,
             ready_timeout: Duration::from_secs(1),
+            keeps_on_exit: false,
         };
         let manager = InstanceManager::new(
             Arc::clone(&engine) as _,
             Arc::new(KeepsRunning),
             settings,
+            Owners::new(None),
             TaskTracker::new(),
         );
         let named = |text: &str, names: [&str; 3], ids: [&str; 3]| {

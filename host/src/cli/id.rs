@@ -97,7 +97,7 @@ mod tests {
     use std::time::SystemTime;
 
     use super::*;
-    use crate::instance::{EngineKind, Port, Status};
+    use crate::instance::{EngineKind, Lifetime, Port, Status};
 
     const IDS: [&str; 3] = [
         "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21",
@@ -117,6 +117,8 @@ mod tests {
             username: "postgres".parse().expect("a name"),
             status: Status::Running,
             created_at: SystemTime::UNIX_EPOCH,
+            owner: None,
+            lifetime: Lifetime::Unlimited,
         };
         IDS.map(instance).into()
     }

@@ -14,7 +14,9 @@ use crate::manager::InstanceManager;
 
 /// List the instances, oldest first
 ///
-/// Passwords are left out; `postgres get` shows them.
+/// Passwords are left out; `postgres get` shows them. LEFT is how long an instance stays if nobody drops it: a time; session,
+/// for as long as the MCP server that made it runs; orphan, if that has ended without dropping it, which the next command or
+/// server does; or - for ever.
 #[derive(Debug, Args)]
 pub(super) struct List {}
 
@@ -26,13 +28,20 @@ struct Listed {
 
 impl List {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let instances = manager.list(&caller()).await.map_err(|error| Failure::from(&error))?;
+        let mut instances = Vec::new();
+        for instance in manager.list(&caller()).await.map_err(|error| Failure::from(&error))? {
+            let left = manager.left(&instance).await.map_err(|error| Failure::from(&error))?;
+            instances.push((instance, left));
+        }
         if instances.is_empty() {
             ui.note("there are no instances: `dev-postgres-mcp postgres create` makes one");
         }
         let listed = Listed {
             count: instances.len(),
-            instances: instances.iter().map(InstanceView::from).collect(),
+            instances: instances
+                .iter()
+                .map(|(instance, left)| InstanceView::listed(instance, *left))
+                .collect(),
         };
         ui.result(&listed, || instance_table(&instances, SystemTime::now()))?;
         Ok(ExitCode::Ok)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::Args;
 
+use super::caller;
 use super::exit::ExitCode;
 use crate::app::App;
 use crate::failure::{Failure, FailureCode};
@@ -28,7 +29,13 @@ impl Serve {
         // Each compiles its component where nobody has before.
         let (toolbox, manager) = tokio::try_join!(app.toolbox(), app.manager())?;
         let policy = app.policy().await?.provenance();
-        let server = Server::new(Arc::clone(toolbox), policy, manager.clone(), app.tracker().clone());
+        let server = Server::new(
+            Arc::clone(toolbox),
+            policy,
+            manager.clone(),
+            caller(),
+            app.tracker().clone(),
+        );
         let metrics = async {
             match endpoint {
                 Some(endpoint) => endpoint.serve(manager).await,

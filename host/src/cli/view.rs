@@ -6,7 +6,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
-use crate::instance::{Connection, HealthReport, Instance, Share, Stats};
+use crate::instance::{Connection, HealthReport, Instance, Lifetime, Owner, Share, Stats};
+use crate::manager::Left;
 
 /// An instance in JSON.
 #[derive(Debug, Serialize)]
@@ -25,6 +26,46 @@ pub(super) struct InstanceView {
     dsn: Option<String>,
     created_at: String,
     status: &'static str,
+    lifetime: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<OwnerView>,
+    /// Only where it was looked, in a list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_orphan: Option<bool>,
+}
+
+/// Who made an instance, in JSON.
+#[derive(Debug, Serialize)]
+struct OwnerView {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    team: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    machine: String,
+    process_id: u32,
+}
+
+impl From<&Owner> for OwnerView {
+    fn from(owner: &Owner) -> Self {
+        Self {
+            team: owner.team.as_ref().map(ToString::to_string),
+            client: owner.client.clone(),
+            machine: owner.machine.clone(),
+            process_id: owner.process_id,
+        }
+    }
+}
+
+impl InstanceView {
+    /// One of a list.
+    pub(super) fn listed(instance: &Instance, left: Left) -> Self {
+        Self {
+            is_orphan: Some(left == Left::Orphan),
+            ..Self::from(instance)
+        }
+    }
 }
 
 impl From<&Instance> for InstanceView {
@@ -42,6 +83,17 @@ impl From<&Instance> for InstanceView {
             dsn: None,
             created_at: humantime::format_rfc3339_seconds(instance.created_at).to_string(),
             status: instance.status.as_str(),
+            lifetime: match instance.lifetime {
+                Lifetime::Session => "session",
+                Lifetime::Until(_) => "until",
+                Lifetime::Unlimited => "unlimited",
+            },
+            expires_at: match instance.lifetime {
+                Lifetime::Until(end) => Some(humantime::format_rfc3339_seconds(end).to_string()),
+                Lifetime::Session | Lifetime::Unlimited => None,
+            },
+            owner: instance.owner.as_ref().map(Into::into),
+            is_orphan: None,
         }
     }
 }
@@ -161,6 +213,7 @@ pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> Stri
         ("version", view.version.as_str()),
         ("status", view.status),
         ("created", &format!("{} ({age} ago)", view.created_at)),
+        ("expires", view.expires_at.as_deref().unwrap_or_default()),
         ("host", view.host.as_str()),
         ("port", &view.port.to_string()),
         ("database", view.database.as_str()),
@@ -177,18 +230,20 @@ pub(super) fn connection_block(connection: &Connection, now: SystemTime) -> Stri
 
 /// Instances, one a line.
 #[must_use]
-pub(super) fn instance_table(instances: &[Instance], now: SystemTime) -> String {
+pub(super) fn instance_table(instances: &[(Instance, Left)], now: SystemTime) -> String {
     let mut table = bare_table();
     table.set_header([
-        "ID", "ENGINE", "VERSION", "STATUS", "AGE", "ADDRESS", "DATABASE", "USERNAME",
+        "ID", "ENGINE", "VERSION", "STATUS", "AGE", "LEFT", "OWNER", "ADDRESS", "DATABASE", "USERNAME",
     ]);
-    for instance in instances {
+    for (instance, left) in instances {
         table.add_row([
             &instance.id.to_string(),
             instance.engine.as_str(),
             &printable(&instance.version),
             instance.status.as_str(),
             &age(instance, now),
+            &shown_left(*left),
+            &printable(&shown_owner(instance.owner.as_ref())),
             &address(instance),
             &printable(instance.database.as_str()),
             &printable(instance.username.as_str()),
@@ -286,20 +341,43 @@ fn address(instance: &Instance) -> String {
     }
 }
 
-/// How long ago the instance was made, to its largest unit; 0 s for a clock that has been set back since.
+/// How long ago the instance was made; 0 s for a clock that has been set back since.
 fn age(instance: &Instance, now: SystemTime) -> String {
-    let age = age_seconds(instance, now);
-    match age {
-        0..60 => format!("{age}s"),
-        60..3_600 => format!("{}m", age / 60),
-        3_600..86_400 => format!("{}h", age / 3_600),
-        _ => format!("{}d", age / 86_400),
-    }
+    in_largest_unit(Duration::from_secs(age_seconds(instance, now)))
 }
 
 fn age_seconds(instance: &Instance, now: SystemTime) -> u64 {
     let age = now.duration_since(instance.created_at);
     age.unwrap_or(Duration::ZERO).as_secs()
+}
+
+/// A time to its largest unit.
+fn in_largest_unit(time: Duration) -> String {
+    match time.as_secs() {
+        seconds @ 0..60 => format!("{seconds}s"),
+        seconds @ 60..3_600 => format!("{}m", seconds / 60),
+        seconds @ 3_600..86_400 => format!("{}h", seconds / 3_600),
+        seconds => format!("{}d", seconds / 86_400),
+    }
+}
+
+fn shown_left(left: Left) -> String {
+    match left {
+        Left::Time(time) => in_largest_unit(time),
+        Left::Session => "session".into(),
+        Left::Orphan => "orphan".into(),
+        Left::Unlimited => "-".into(),
+    }
+}
+
+/// Team, client, machine and process, as far as they are known.
+fn shown_owner(owner: Option<&Owner>) -> String {
+    let Some(owner) = owner else {
+        return "-".into();
+    };
+    let team = owner.team.as_ref().map(|team| format!("{team}/")).unwrap_or_default();
+    let client = owner.client.as_deref().unwrap_or("cli");
+    format!("{team}{client}@{}:{}", owner.machine, owner.process_id)
 }
 
 /// The text as one word of a POSIX shell.
@@ -324,6 +402,14 @@ mod tests {
             username: "postgres".parse().expect("a name"),
             status: Status::Running,
             created_at: at(0),
+            owner: Some(Owner {
+                process: "scope.process".into(),
+                machine: "laptop".into(),
+                process_id: 4711,
+                team: None,
+                client: Some("claude-code".into()),
+            }),
+            lifetime: Lifetime::Session,
         }
     }
 
@@ -366,12 +452,13 @@ mod tests {
             host: "::1".into(),
             database: "a\u{1b}[2Jb\nc ü".parse().expect("a name"),
             status: Status::Stopped,
+            owner: None,
             ..instance()
         };
-        insta::assert_snapshot!(instance_table(&[instance(), odd], at(7200)), @r"
-        ID                                    ENGINE  VERSION  STATUS   AGE  ADDRESS          DATABASE          USERNAME
-        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       running  2h   127.0.0.1:15432  postgres          postgres
-        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       stopped  2h   [::1]:15432      a\u{1b}[2Jb\nc ü  postgres
+        insta::assert_snapshot!(instance_table(&[(instance(), Left::Session), (odd, Left::Time(Duration::from_mins(90)))], at(7200)), @r"
+        ID                                    ENGINE  VERSION  STATUS   AGE  LEFT     OWNER                    ADDRESS          DATABASE          USERNAME
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       running  2h   session  claude-code@laptop:4711  127.0.0.1:15432  postgres          postgres
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       stopped  2h   1h       -                        [::1]:15432      a\u{1b}[2Jb\nc ü  postgres
         ");
     }
 
@@ -391,7 +478,13 @@ mod tests {
           "version": "17",
           "dsn": "postgresql://postgres:it's@127.0.0.1:15432/postgres",
           "created_at": "2026-11-22T12:00:00Z",
-          "status": "running"
+          "status": "running",
+          "lifetime": "session",
+          "owner": {
+            "client": "claude-code",
+            "machine": "laptop",
+            "process_id": 4711
+          }
         }
         "#);
         let without = json(InstanceView::from(&instance()));

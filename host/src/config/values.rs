@@ -13,7 +13,7 @@ use super::shown::shown;
 use super::sources::{Given, GivenBundle, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
-    Log, LogFormat, POOL_SIZE_MAX, Pool, cache_home, default_state_dir,
+    Log, LogFormat, OnExit, POOL_SIZE_MAX, Pool, cache_home, default_state_dir,
 };
 use crate::artifact::reference::SCHEME;
 use crate::environment::Environment;
@@ -185,6 +185,11 @@ impl Sources {
             text.parse::<PortRange>().map_err(|_| InvalidValue(expected.into()))
         });
         let ready_timeout = self.parse("instance.ready_timeout", duration);
+        let on_exit = self.parse("instance.on_exit", |text| match text {
+            "drop" => Ok(OnExit::Drop),
+            "keep" => Ok(OnExit::Keep),
+            _ => Err(InvalidValue("must be drop or keep".into())),
+        });
         let durable = self.parse("instance.durable", |text| {
             text.parse().map_err(|_| InvalidValue("must be true or false".into()))
         });
@@ -197,6 +202,7 @@ impl Sources {
             defaults,
             ports: ports?,
             ready_timeout: ready_timeout?,
+            on_exit: on_exit?,
         })
     }
 

@@ -1,6 +1,7 @@
 //! Docker if it answers, else the local engine; what either has made is seen all the time.
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 
@@ -8,7 +9,8 @@ use super::docker::DockerEngine;
 use super::local::LocalEngine;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Verdict, Waiting};
 use crate::instance::{
-    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
+    ProgressSink, Usage,
 };
 
 /// Both engines behind one.
@@ -115,33 +117,42 @@ impl Engine for AutoEngine {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
         progress: &ProgressSink,
     ) -> Result<Created, EngineError> {
-        self.chosen().await?.create(id, spec, port, progress).await
+        self.chosen().await?.create(id, spec, owner, port, progress).await
     }
 
     async fn start_ahead(
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
     ) -> Result<Option<Waiting>, EngineError> {
-        self.chosen().await?.start_ahead(id, spec, port).await
+        self.chosen().await?.start_ahead(id, spec, owner, port).await
     }
 
-    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec, owner: &Owner) -> Result<Created, EngineError> {
         match waiting.instance.engine {
-            EngineKind::Docker => self.docker.assign(waiting, spec).await,
-            EngineKind::Local => self.local.assign(waiting, spec).await,
+            EngineKind::Docker => self.docker.assign(waiting, spec, owner).await,
+            EngineKind::Local => self.local.assign(waiting, spec, owner).await,
         }
     }
 
-    async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
+    async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError> {
         if self.is_local(id).await {
-            return self.local.keep(id).await;
+            return self.local.keep(id, lifetime).await;
         }
-        self.docker.keep(id).await
+        self.docker.keep(id, lifetime).await
+    }
+
+    async fn now(&self, kind: EngineKind) -> Result<SystemTime, EngineError> {
+        match kind {
+            EngineKind::Docker => self.docker.now(kind).await,
+            EngineKind::Local => self.local.now(kind).await,
+        }
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {

@@ -8,10 +8,13 @@
 //! | `dev-postgres-mcp.username` | the superuser | |
 //! | `dev-postgres-mcp.port` | the published port | |
 //! | `dev-postgres-mcp.created-at` | RFC 3339, UTC, to the second | |
-//! | `dev-postgres-mcp.owner` | the process that started it ahead, see [`crate::owner`] | no database, username and created-at then |
+//! | `dev-postgres-mcp.owner` | the process that made it, see [`crate::owner`]: it goes with that process if it has no [`lease`] |
+//! | `dev-postgres-mcp.machine`, `.process-id`, `.team`, `.client` | who that was, for people and policies | |
 //! | `dev-postgres-mcp.network` | of a network: its name | makes it ours |
 //! | `dev-postgres-mcp.template` | of an image: which template it is | makes it ours |
 //! | `dev-postgres-mcp.template-of` | of such an image: the image that it was made from | |
+//!
+//! One that was started ahead has no database, username, client and created-at.
 //!
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 //!
@@ -27,6 +30,7 @@ mod diagnose;
 mod ended;
 mod endpoint;
 mod image;
+mod lease;
 mod network;
 mod prune;
 mod record;
@@ -37,9 +41,8 @@ mod usage;
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
@@ -51,7 +54,8 @@ use self::client::{Client, Trace};
 use self::record::Record;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{
-    Created, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
+    ProgressSink, Usage,
 };
 use crate::owner::Owners;
 
@@ -65,6 +69,10 @@ mod label {
     pub(super) const CREATED_AT: &str = "dev-postgres-mcp.created-at";
     pub(super) const TEMPLATE: &str = "dev-postgres-mcp.template";
     pub(super) const OWNER: &str = "dev-postgres-mcp.owner";
+    pub(super) const MACHINE: &str = "dev-postgres-mcp.machine";
+    pub(super) const PROCESS_ID: &str = "dev-postgres-mcp.process-id";
+    pub(super) const TEAM: &str = "dev-postgres-mcp.team";
+    pub(super) const CLIENT: &str = "dev-postgres-mcp.client";
     pub(super) const TEMPLATE_OF: &str = "dev-postgres-mcp.template-of";
     pub(super) const NETWORK: &str = "dev-postgres-mcp.network";
 }
@@ -76,6 +84,8 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 
 /// How many containers are read at once.
 const READS_AT_ONCE: usize = 8;
+/// For how long it is known how far the daemon's clock is from this machine's.
+const CLOCK_HOLDS: Duration = Duration::from_mins(1);
 
 /// What the Docker engine goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,8 +103,6 @@ pub struct DockerSettings {
     pub pull_timeout: Duration,
     /// How long a started server may take until it answers.
     pub ready_timeout: Duration,
-    /// Where this machine's processes can tell which of them lives; without it none starts servers ahead.
-    pub state_dir: Option<PathBuf>,
 }
 
 impl Default for DockerSettings {
@@ -106,7 +114,6 @@ impl Default for DockerSettings {
             request_timeout: Duration::from_secs(30),
             pull_timeout: Duration::from_mins(10),
             ready_timeout: Duration::from_mins(1),
-            state_dir: None,
         }
     }
 }
@@ -120,6 +127,8 @@ pub struct DockerEngine {
     owners: Owners,
     /// What is known of instances that were started ahead: it never changes, and Docker takes 60 ms to tell.
     records: Arc<Mutex<HashMap<InstanceId, Record>>>,
+    /// When the daemon was last asked for the time, by this machine's clock, and what it said.
+    clock: Arc<Mutex<Option<(SystemTime, SystemTime)>>>,
     /// Templates that could not be made: their images' own way is taken.
     hopeless: Arc<Mutex<HashSet<String>>>,
 }
@@ -134,15 +143,16 @@ impl fmt::Debug for DockerEngine {
 
 impl DockerEngine {
     /// Connects to nothing yet: Docker may come up later. What has to be finished or undone when nobody waits for it
-    /// any more runs on `tracker`.
+    /// any more runs on `tracker`; whose process has ended, `owners` tells.
     #[must_use]
-    pub fn new(settings: DockerSettings, tracker: TaskTracker) -> Self {
+    pub fn new(settings: DockerSettings, owners: Owners, tracker: TaskTracker) -> Self {
         Self {
             client: Client::new(settings.host.clone(), settings.request_timeout),
-            owners: Owners::new(settings.state_dir.as_deref()),
+            owners,
             settings,
             tracker,
             records: Arc::default(),
+            clock: Arc::default(),
             hopeless: Arc::default(),
         }
     }
@@ -194,7 +204,7 @@ impl DockerEngine {
         labels: &HashMap<String, String>,
     ) -> Result<Option<Record>, EngineError> {
         let id = labels.get(label::ID).and_then(|id| id.parse().ok());
-        let Some(id) = id.filter(|_| labels.contains_key(label::OWNER)) else {
+        let Some(id) = id.filter(|_| !labels.contains_key(label::DATABASE)) else {
             return Ok(None);
         };
         let known = self.records().get(&id).cloned();
@@ -206,6 +216,15 @@ impl DockerEngine {
         Ok(Some(record))
     }
 
+    /// How long a container stays. One of a version that knew no owners stays until it is dropped.
+    async fn lifetime(&self, container_id: &str, labels: &HashMap<String, String>) -> Result<Lifetime, EngineError> {
+        if !labels.contains_key(label::OWNER) {
+            return Ok(Lifetime::Unlimited);
+        }
+        let lease = lease::read(&self.client, container_id).await?;
+        Ok(lease.unwrap_or(Lifetime::Session))
+    }
+
     /// One instance of a list; `None` if its container makes no sense, or waits.
     async fn listed(&self, container: ContainerSummary, host: &str) -> Option<Instance> {
         if container::is_waiting(&container) {
@@ -215,7 +234,10 @@ impl DockerEngine {
         let labels = container.labels.unwrap_or_default();
         let status = container::summary_status(container.state);
         let instance = match self.record(&container_id, &labels).await {
-            Ok(record) => container::instance(&container_id, &labels, record.as_ref(), status, host),
+            Ok(record) => match self.lifetime(&container_id, &labels).await {
+                Ok(lifetime) => container::instance(&container_id, &labels, record.as_ref(), status, lifetime, host),
+                Err(error) => Err(error.to_string()),
+            },
             Err(error) => Err(error.to_string()),
         };
         instance
@@ -294,10 +316,11 @@ impl Engine for DockerEngine {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
         progress: &ProgressSink,
     ) -> Result<Created, EngineError> {
-        let found = create::create(self, id, spec, port, progress).await?;
+        let found = create::create(self, id, spec, owner, port, progress).await?;
         Ok(Created {
             found,
             warnings: Vec::new(),
@@ -309,24 +332,53 @@ impl Engine for DockerEngine {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
     ) -> Result<Option<Waiting>, EngineError> {
-        let owners = self.owners.clone();
-        let owner = tokio::task::spawn_blocking(move || owners.me().map_err(|error| error.to_string())).await;
-        let owner = owner.map_err(|error| error.to_string()).flatten();
-        let owner = owner.map_err(|reason| EngineError::Request {
-            verb: "starting a server ahead",
-            reason,
-        })?;
-        create::start_ahead(self, id, spec, port, owner).await
+        create::start_ahead(self, id, spec, owner, port).await
     }
 
-    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
-        assign::assign(self, waiting, spec).await
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec, owner: &Owner) -> Result<Created, EngineError> {
+        assign::assign(self, waiting, spec, owner).await
     }
 
-    async fn keep(&self, _id: InstanceId) -> Result<(), EngineError> {
-        Ok(())
+    async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError> {
+        if lifetime == Lifetime::Session {
+            return Ok(());
+        }
+        let Some(container_id) = self.find(id).await? else {
+            return Err(EngineError::Request {
+                verb: "keeping the instance",
+                reason: "somebody has removed it meanwhile".into(),
+            });
+        };
+        Ok(lease::write(&self.client, &container_id, lifetime).await?)
+    }
+
+    async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
+        let known = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((asked, told)) = known
+            // One that ran backwards, or jumped, is asked again.
+            && let Ok(since) = asked.elapsed()
+            && since < CLOCK_HOLDS
+        {
+            return Ok(told + since);
+        }
+        let info = self
+            .client
+            .call(
+                "asking Docker for the time",
+                |docker| async move { docker.info().await },
+            )
+            .await?;
+        // An engine that doesn't tell has this machine's.
+        let told = info
+            .system_time
+            .as_deref()
+            .and_then(lease::parse)
+            .unwrap_or_else(SystemTime::now);
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = Some((SystemTime::now(), told));
+        Ok(told)
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
@@ -354,7 +406,9 @@ impl Engine for DockerEngine {
         let status = container::status(inspected.state.and_then(|state| state.status));
         let labels = config.labels.unwrap_or_default();
         let record = self.record(&container_id, &labels).await?;
-        let found = container::instance(&container_id, &labels, record.as_ref(), status, &host).and_then(|instance| {
+        let lifetime = self.lifetime(&container_id, &labels).await?;
+        let instance = container::instance(&container_id, &labels, record.as_ref(), status, lifetime, &host);
+        let found = instance.and_then(|instance| {
             let password = match record {
                 Some(record) => record.password,
                 None => container::password(&config.env.unwrap_or_default())?,

@@ -10,8 +10,8 @@ use tokio::io::DuplexStream;
 
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, provision};
 use crate::instance::{
-    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Status,
-    Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
+    ProgressSink, Status, Usage,
 };
 
 /// How a server that the engine "started" behaves.
@@ -31,6 +31,8 @@ pub(crate) struct FakeEngine {
     pub(crate) server: Server,
     /// The only image that it has.
     pub(crate) default_image: Option<Image>,
+    /// What its clock shows; `None` for the machine's own.
+    pub(crate) now: Option<SystemTime>,
     pub(crate) asked: Mutex<Vec<String>>,
     pub(crate) instances: Mutex<Vec<Found>>,
     /// What has befallen every instance.
@@ -45,7 +47,7 @@ pub(crate) struct FakeEngine {
     pub(crate) waiting: Mutex<HashMap<InstanceId, DuplexStream>>,
 }
 
-fn instance(id: InstanceId, spec: &InstanceSpec, port: Port) -> Instance {
+fn instance(id: InstanceId, spec: &InstanceSpec, owner: &Owner, port: Port) -> Instance {
     Instance {
         id,
         engine: EngineKind::Docker,
@@ -57,6 +59,8 @@ fn instance(id: InstanceId, spec: &InstanceSpec, port: Port) -> Instance {
         username: spec.username.clone(),
         status: Status::Running,
         created_at: SystemTime::now(),
+        owner: Some(owner.clone()),
+        lifetime: Lifetime::Session,
     }
 }
 
@@ -76,6 +80,8 @@ impl FakeEngine {
                 username: "postgres".parse().expect("a role name"),
                 status,
                 created_at: SystemTime::now(),
+                owner: None,
+                lifetime: Lifetime::Unlimited,
             },
             password: crate::instance::Password::new("s3cret").expect("a password"),
         };
@@ -116,6 +122,7 @@ impl Engine for FakeEngine {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
         _progress: &ProgressSink,
     ) -> Result<Created, EngineError> {
@@ -124,7 +131,7 @@ impl Engine for FakeEngine {
             return Err(EngineError::PortTaken(port));
         }
         let found = Found {
-            instance: instance(id, spec, port),
+            instance: instance(id, spec, owner, port),
             password: spec.password.clone(),
         };
         self.instances.lock().expect("unpoisoned").push(found.clone());
@@ -139,23 +146,24 @@ impl Engine for FakeEngine {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
     ) -> Result<Option<Waiting>, EngineError> {
         self.record(format!("start ahead {}", spec.image));
         let (session, server) = provision::fake::session().await;
         self.waiting.lock().expect("unpoisoned").insert(id, server);
         Ok(Some(Waiting {
-            instance: instance(id, spec, port),
+            instance: instance(id, spec, owner, port),
             origin: String::new(),
             warnings: Vec::new(),
             session,
         }))
     }
 
-    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec, owner: &Owner) -> Result<Created, EngineError> {
         self.record("assign");
         self.waiting.lock().expect("unpoisoned").remove(&waiting.id());
-        let found = waiting.becomes(spec);
+        let found = waiting.becomes(spec, owner);
         self.instances.lock().expect("unpoisoned").push(found.clone());
         Ok(Created {
             found,
@@ -164,15 +172,23 @@ impl Engine for FakeEngine {
         })
     }
 
-    async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
+    async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError> {
         self.record("keep");
-        match self.get(id).await? {
-            Some(_) => Ok(()),
+        let mut instances = self.instances.lock().expect("unpoisoned");
+        match instances.iter_mut().find(|found| found.instance.id == id) {
+            Some(found) => {
+                found.instance.lifetime = lifetime;
+                Ok(())
+            }
             None => Err(EngineError::Request {
                 verb: "keeping the instance",
                 reason: "there is none".into(),
             }),
         }
+    }
+
+    async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
+        Ok(self.now.unwrap_or_else(SystemTime::now))
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {

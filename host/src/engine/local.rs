@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `lock` | locked by the process that makes or removes the instance |
 //! | `instance.json` | what the instance is, password included; removed first when the instance is |
-//! | `kept` | there from when somebody has been told of the instance |
+//! | `kept` | there from when somebody has been told of the instance; how long it stays |
 //! | `data` | PostgreSQL's data directory, socket included; the server's own |
 //! | `log` | what the server writes to standard error |
 //! | `cgroups` | the control groups that limit it, one path a line |
@@ -33,7 +33,7 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use tokio::sync::watch;
@@ -45,7 +45,8 @@ pub use self::server_user::is_root;
 use self::state_dir::StateDir;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting, answers, outdated};
 use crate::instance::{
-    Created, Found, Image, Instance, InstanceId, InstanceSpec, MemoryKills, Port, ProgressSink, Status, Usage,
+    Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
+    ProgressSink, Status, Usage,
 };
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
@@ -221,27 +222,29 @@ impl Engine for LocalEngine {
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
         progress: &ProgressSink,
     ) -> Result<Created, EngineError> {
-        create::create(self, id, spec, port, progress).await
+        create::create(self, id, spec, owner, port, progress).await
     }
 
     async fn start_ahead(
         &self,
         id: InstanceId,
         spec: &InstanceSpec,
+        owner: &Owner,
         port: Port,
     ) -> Result<Option<Waiting>, EngineError> {
-        create::start_ahead(self, id, spec, port).await
+        create::start_ahead(self, id, spec, owner, port).await
     }
 
-    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec) -> Result<Created, EngineError> {
+    async fn assign(&self, waiting: Waiting, spec: &InstanceSpec, owner: &Owner) -> Result<Created, EngineError> {
         let programs = self.0.programs.find(spec.image.version()).await?;
         if programs.origin() != waiting.origin {
             return Err(outdated());
         }
-        let (id, found) = (waiting.id(), waiting.becomes(spec));
+        let (id, found) = (waiting.id(), waiting.becomes(spec, owner));
         let deadline = self.0.settings.ready_timeout;
         waiting.session.assign(spec, None, deadline).await?;
         let written = found.clone();
@@ -260,14 +263,18 @@ impl Engine for LocalEngine {
         })
     }
 
-    async fn keep(&self, id: InstanceId) -> Result<(), EngineError> {
+    async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError> {
         self.with_state(move |state| match state {
-            Some(state) => state.instance(id).keep(),
+            Some(state) => state.instance(id).keep(lifetime),
             None => Err(instance_dir::gone()),
         })
         .await??;
         self.mine().unkept.remove(&id);
         Ok(())
+    }
+
+    async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
+        Ok(SystemTime::now())
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {

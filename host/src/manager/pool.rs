@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::{InstanceError, Unkept};
 use crate::engine::{Engine, EngineError, Waiting};
-use crate::instance::{DatabaseName, Defaults, Image, InstanceId, InstanceSpec, InvalidValue, Password};
+use crate::instance::{DatabaseName, Defaults, Image, InstanceId, InstanceSpec, InvalidValue, Owner, Password};
 use crate::metrics::{METRICS, PoolWaiting};
 use crate::ports::PortAllocator;
 
@@ -117,11 +117,11 @@ impl Pool {
         }))
     }
 
-    /// Fills the pool in the background from now on.
-    pub(super) fn open(&self) {
+    /// Fills the pool in the background from now on, with servers of this owner.
+    pub(super) fn open(&self, owner: Owner) {
         let keeper = self.clone();
         if self.0.size > 0 {
-            self.0.tracker.spawn(async move { keeper.keep_full().await });
+            self.0.tracker.spawn(async move { keeper.keep_full(&owner).await });
         }
     }
 
@@ -185,14 +185,14 @@ impl Pool {
     }
 
     /// Starts servers one at a time, with no create under way, until the pool is closed.
-    async fn keep_full(&self) {
+    async fn keep_full(&self, owner: &Owner) {
         let mut creating = self.0.creating.subscribe();
         loop {
             // The sender lives as long as this pool.
             let _ = creating.wait_for(|creating| *creating == 0).await;
             match self.next() {
                 Next::Close => return,
-                Next::Start(wanted) => self.start(&wanted).await,
+                Next::Start(wanted) => self.start(&wanted, owner).await,
                 Next::Wait => self.until_changed().await,
             }
         }
@@ -254,11 +254,11 @@ impl Pool {
         }
     }
 
-    async fn start(&self, wanted: &Wanted) {
+    async fn start(&self, wanted: &Wanted, owner: &Owner) {
         let image = &wanted.image;
         let started = tokio::select! {
             () = self.0.closed.cancelled() => return,
-            started = self.start_one(wanted).instrument(tracing::debug_span!("start ahead", %image)) => started,
+            started = self.start_one(wanted, owner).instrument(tracing::debug_span!("start ahead", %image)) => started,
         };
         let mut state = self.state();
         match started {
@@ -278,13 +278,13 @@ impl Pool {
         }
     }
 
-    async fn start_one(&self, wanted: &Wanted) -> Result<Option<Ready>, InstanceError> {
+    async fn start_one(&self, wanted: &Wanted, owner: &Owner) -> Result<Option<Ready>, InstanceError> {
         let spec = self.spec(wanted)?;
         let mut candidates = self.0.ports.candidates(&mut rand::rng());
         loop {
             let lease = candidates.next_lease()?;
             let id = InstanceId::random();
-            match self.0.engine.start_ahead(id, &spec, lease.port()).await {
+            match self.0.engine.start_ahead(id, &spec, owner, lease.port()).await {
                 Err(EngineError::PortTaken(port)) => tracing::debug!(%port, "taken, trying another"),
                 Err(error) => return Err(error.into()),
                 Ok(waiting) => {
@@ -313,6 +313,7 @@ impl Pool {
             password: Password::new("none").map_err(wrong)?,
             limits: self.0.defaults.limits,
             durable: self.0.defaults.durable,
+            ttl: None,
         })
     }
 }
@@ -349,7 +350,13 @@ mod tests {
                 is_short_of_memory,
                 tracker.clone(),
             );
-            pool.open();
+            pool.open(Owner {
+                process: "scope.process".into(),
+                machine: "laptop".into(),
+                process_id: 4711,
+                team: None,
+                client: None,
+            });
             Self { engine, pool, tracker }
         }
 

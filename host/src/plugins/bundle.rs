@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::{Map, Value};
-use wasmtime::component::HasSelf;
+use wasmtime::Store;
 
 use super::budget::Budget;
 use super::credentials::Placeholders;
 use super::grants::Grants;
+use super::guest::{AskedBy, Guest, ToolCall};
 use super::provenance::{Provenance, State};
 use super::tools::{Prefix, Tool};
-use super::v0_1::{Guest, ToolCall, bundle as wit};
+use super::versions::{ToolIndices, Tools, World};
 use super::{Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
 use crate::instance::{Caller, ProgressSink};
@@ -28,13 +29,13 @@ const FAILURES_MAX: u32 = 3;
 pub struct Bundle {
     loaded: Loaded,
     grants: Grants,
-    bindings: Indices,
+    exports: Indices,
     tools: Vec<Tool>,
     /// How often it has failed in a row.
     failures: AtomicU32,
 }
 
-struct Indices(wit::ToolBundleIndices);
+struct Indices(ToolIndices);
 
 impl std::fmt::Debug for Indices {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -89,36 +90,28 @@ impl Bundle {
     /// # Errors
     /// If it isn't a tool bundle, refuses its settings, or describes tools that clients could not use.
     pub async fn load(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
-        let loaded = Loaded::new(runtime, source, "tool-bundle", terms.budget, |linker| {
-            wit::ToolBundle::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
-        })
-        .await?;
-        let bindings = Indices(
-            wit::ToolBundleIndices::new(&loaded.instance).map_err(|error| PluginError::Unfit {
-                name: source.name.clone(),
-                world: "tool-bundle",
-                reason: format!("{error:#}"),
-            })?,
-        );
+        let loaded = Loaded::new(runtime, source, World::ToolBundle, terms.budget).await?;
+        let exports = ToolIndices::new(&loaded.instance, loaded.version)
+            .map_err(|error| loaded.unfit(World::ToolBundle, format!("{error:#}")))?;
         let mut bundle = Self {
             loaded,
             grants: terms.grants,
-            bindings,
+            exports: Indices(exports),
             tools: Vec::new(),
             failures: AtomicU32::new(0),
         };
         let settings = bundle.loaded.settings.to_string();
         bundle
-            .call_guest(None, async |tools, store| {
-                tools.call_check_settings(store, &settings).await
+            .call_guest(AskedBy::Host, async |tools, store| {
+                tools.check_settings(store, &settings).await
             })
             .await?
             .map_err(|fields| PluginError::Settings {
                 name: source.name.clone(),
-                fields: fields.into_iter().map(Into::into).collect(),
+                fields,
             })?;
         let described = bundle
-            .call_guest(None, async |tools, store| tools.call_describe(store).await)
+            .call_guest(AskedBy::Host, async |tools, store| tools.describe(store).await)
             .await?;
         let unusable = |problem| PluginError::Tool {
             name: source.name.clone(),
@@ -250,16 +243,16 @@ impl Bundle {
             created: Vec::new(),
         };
         let (result, (created, placeholders)) = self
-            .call_guest(Some(call), async |tools, store| {
-                let result = tools.call_call(&mut *store, tool.own_name(), &arguments).await?;
+            .call_guest(AskedBy::Client(call), async |tools, store| {
+                let result = tools.call(&mut *store, tool.own_name(), &arguments).await?;
                 Ok((result, store.data_mut().take_results()))
             })
             .await?;
         let json = match result {
             Ok(json) => json,
             Err(failure) => {
-                self.loaded.check_output(failure.bytes())?;
-                return Err(Failure::from(failure).into());
+                self.loaded.check_output(bytes(&failure))?;
+                return Err(failure.into());
             }
         };
         self.loaded.check_output(json.len())?;
@@ -280,18 +273,22 @@ impl Bundle {
 
     async fn call_guest<R>(
         &self,
-        call: Option<ToolCall>,
-        run: impl AsyncFnOnce(
-            &wit::exports::dev_postgres::plugin::tools::Guest,
-            &mut wasmtime::Store<Guest>,
-        ) -> wasmtime::Result<R>,
+        asked_by: AskedBy,
+        run: impl AsyncFnOnce(&Tools, &mut Store<Guest>) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
         self.loaded
-            .call(Guest::new(&self.loaded, self.grants, call), async |store| {
-                let instance = self.loaded.instance.instantiate_async(&mut *store).await?;
-                let exports = self.bindings.0.load(&mut *store, &instance)?;
-                run(exports.dev_postgres_plugin_tools(), store).await
+            .call(Guest::new(&self.loaded, self.grants, asked_by), async |store| {
+                let tools = self.exports.0.instantiate(store, &self.loaded.instance).await?;
+                run(&tools, store).await
             })
             .await
     }
+}
+
+/// How long a failure is, about.
+fn bytes(failure: &Failure) -> usize {
+    let fields = failure.fields.iter();
+    // As much for each field as JSON has around it.
+    let in_fields = fields.map(|field| field.field.len() + field.message.len() + 32);
+    failure.message.len() + failure.advice.len() + in_fields.sum::<usize>()
 }

@@ -60,7 +60,7 @@ impl Grant {
     /// if it needs nothing.
     pub(super) fn for_import(interface: &str, function: &str) -> Option<Self> {
         match (interface, function) {
-            ("instances", "create") => Some(Self::Create),
+            ("instances", "create" | "extend") => Some(Self::Create),
             ("instances", "list" | "get") => Some(Self::Read),
             ("instances", "drop") => Some(Self::Drop),
             ("instances", "health") => Some(Self::Health),

@@ -159,7 +159,7 @@ mod tests {
             .iter()
             .flat_map(|interface| interface.functions.iter().map(String::as_str))
             .collect();
-        assert_eq!(imports, ["bytes"], "what it has no use for isn't there");
+        assert_eq!(imports, ["get", "bytes"], "what it has no use for isn't there");
         let makers = &inspection.producers["processed-by"];
         assert!(makers.contains_key("wit-component"), "{makers:?}");
     }

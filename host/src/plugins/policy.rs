@@ -1,20 +1,25 @@
 //! A policy component as the host's [`Policy`]: whatever goes wrong in it denies.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
-use wasmtime::component::HasSelf;
+use secrecy::ExposeSecret;
+use wasmtime::Store;
 
 use super::budget::Budget;
 use super::grants::{Grant, Grants};
+use super::guest::{AskedBy, Guest};
 use super::provenance::{Provenance, State};
-use super::v0_1::{self, Guest, policy as wit};
+use super::versions::{RuleIndices, Rules, World};
 use super::{Loaded, PluginError, Runtime, Source};
-use crate::instance::{Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceSpec};
+use crate::instance::{
+    Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceSpec, InvalidValue, Ttl,
+};
 use crate::metrics::METRICS;
-use crate::policy::{Action, Policy, Rejection};
-use secrecy::ExposeSecret;
+use crate::policy::{Action, Inventory, Policy, Rejection};
 
-/// What a policy may have of what bundles are granted: it is trusted with more than they are, and has no use for it.
-pub(crate) const LOG_ALONE: [Grant; 1] = [Grant::Log];
+/// What a policy may have of what bundles are granted: it is trusted with more than they are, and has no use for the rest.
+pub(crate) const GRANTS: [Grant; 2] = [Grant::Log, Grant::Clock];
 
 /// What a policy is called among components: there is one, whatever its file.
 const POLICY: &str = "policy";
@@ -22,7 +27,7 @@ const POLICY: &str = "policy";
 /// The rules of a component of the world `policy`.
 pub struct ComponentPolicy {
     loaded: Loaded,
-    bindings: wit::PolicyIndices,
+    exports: RuleIndices,
 }
 
 impl std::fmt::Debug for ComponentPolicy {
@@ -37,25 +42,19 @@ impl ComponentPolicy {
     /// # Errors
     /// If it isn't a policy, or refuses its settings.
     pub async fn load(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
-        let loaded = Loaded::new(runtime, source, "policy", Budget::POLICY, |linker| {
-            wit::Policy::add_to_linker::<_, HasSelf<_>>(linker, |guest| guest)
-        })
-        .await?;
-        let bindings = wit::PolicyIndices::new(&loaded.instance).map_err(|error| PluginError::Unfit {
-            name: source.name.clone(),
-            world: "policy",
-            reason: format!("{error:#}"),
-        })?;
-        let policy = Self { loaded, bindings };
+        let loaded = Loaded::new(runtime, source, World::Policy, Budget::POLICY).await?;
+        let exports = RuleIndices::new(&loaded.instance, loaded.version)
+            .map_err(|error| loaded.unfit(World::Policy, format!("{error:#}")))?;
+        let policy = Self { loaded, exports };
         let settings = policy.loaded.settings.to_string();
         policy
-            .call(&[], async |rules, store| {
-                rules.call_check_settings(store, &settings).await
+            .call(AskedBy::Host, &[], async |rules, store| {
+                rules.check_settings(store, &settings).await
             })
             .await?
             .map_err(|fields| PluginError::Settings {
                 name: source.name.clone(),
-                fields: fields.into_iter().map(Into::into).collect(),
+                fields,
             })?;
         Ok(policy)
     }
@@ -68,7 +67,7 @@ impl ComponentPolicy {
             world: "policy",
             from: self.loaded.from.clone(),
             sha256: Some(self.loaded.sha256),
-            grants: LOG_ALONE.into_iter().collect(),
+            grants: GRANTS.into_iter().collect(),
             budget: self.loaded.budget,
             tools: Vec::new(),
             state: State::Serving,
@@ -84,23 +83,24 @@ impl ComponentPolicy {
     /// Calls the policy; what it logs of `secrets` is redacted.
     async fn call<R>(
         &self,
+        asked_by: AskedBy,
         secrets: &[&str],
-        run: impl AsyncFnOnce(
-            &wit::exports::dev_postgres::plugin::rules::Guest,
-            &mut wasmtime::Store<Guest>,
-        ) -> wasmtime::Result<R>,
+        run: impl AsyncFnOnce(&Rules, &mut Store<Guest>) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
-        let mut guest = Guest::new(&self.loaded, LOG_ALONE.into_iter().collect(), None);
+        let mut guest = Guest::new(&self.loaded, GRANTS.into_iter().collect(), asked_by);
         for secret in secrets {
             guest.hide(secret);
         }
         self.loaded
             .call(guest, async |store| {
-                let instance = self.loaded.instance.instantiate_async(&mut *store).await?;
-                let exports = self.bindings.load(&mut *store, &instance)?;
-                run(exports.dev_postgres_plugin_rules(), store).await
+                let rules = self.exports.instantiate(store, &self.loaded.instance).await?;
+                run(&rules, store).await
             })
             .await
+    }
+
+    fn nonsense(&self, InvalidValue(reason): InvalidValue) -> Rejection {
+        broken(&self.loaded.nonsense(reason))
     }
 }
 
@@ -121,23 +121,42 @@ impl Policy for ComponentPolicy {
         request: &CreateRequest,
         defaults: &Defaults,
         caller: &Caller,
+        inventory: Arc<dyn Inventory>,
     ) -> Result<InstanceSpec, Rejection> {
         let secrets: Vec<&str> = request.password.iter().map(ExposeSecret::expose_secret).collect();
-        let (request, defaults, caller) = (request.into(), defaults.into(), caller.into());
-        let spec = self
-            .call(&secrets, async |rules, store| {
-                rules.call_plan_create(store, &request, &defaults, &caller).await
+        self.call(AskedBy::Manager(inventory), &secrets, async |rules, store| {
+            rules.plan_create(store, request, defaults, caller).await
+        })
+        .await
+        .map_err(|error| broken(&error))??
+        .map_err(|error| self.nonsense(error))
+    }
+
+    async fn plan_extend(
+        &self,
+        target: &Instance,
+        ttl_seconds: Option<u64>,
+        caller: &Caller,
+        inventory: Arc<dyn Inventory>,
+    ) -> Result<Ttl, Rejection> {
+        let seconds = self
+            .call(AskedBy::Manager(inventory), &[], async |rules, store| {
+                rules.plan_extend(store, target, ttl_seconds, caller).await
             })
             .await
             .map_err(|error| broken(&error))??;
-        spec.try_into()
-            .map_err(|error: crate::instance::InvalidValue| broken(&self.loaded.nonsense(error.to_string())))
+        Ttl::from_seconds(seconds).map_err(|error| self.nonsense(error))
     }
 
-    async fn authorize(&self, action: Action, target: &Instance, caller: &Caller) -> Result<(), Rejection> {
-        let (target, caller) = (target.into(), caller.into());
-        self.call(&[], async |rules, store| {
-            rules.call_authorize(store, action.into(), &target, &caller).await
+    async fn authorize(
+        &self,
+        action: Action,
+        target: &Instance,
+        caller: &Caller,
+        inventory: Arc<dyn Inventory>,
+    ) -> Result<(), Rejection> {
+        self.call(AskedBy::Manager(inventory), &[], async |rules, store| {
+            rules.authorize(store, action, target, caller).await
         })
         .await
         .map_err(|error| broken(&error))?
@@ -149,18 +168,13 @@ impl Policy for ComponentPolicy {
         action: Action,
         targets: &[Instance],
         caller: &Caller,
+        inventory: Arc<dyn Inventory>,
     ) -> Result<Vec<Result<(), String>>, Rejection> {
-        let caller = caller.into();
         // One call as far as its budget goes: a sandbox takes more time than an answer.
-        self.call(&[], async |rules, store| {
+        self.call(AskedBy::Manager(inventory), &[], async |rules, store| {
             let mut verdicts = Vec::new();
             for target in targets {
-                let target = target.into();
-                verdicts.push(
-                    rules
-                        .call_authorize(&mut *store, action.into(), &target, &caller)
-                        .await?,
-                );
+                verdicts.push(rules.authorize(store, action, target, caller).await?);
             }
             Ok(verdicts)
         })
@@ -169,14 +183,18 @@ impl Policy for ComponentPolicy {
     }
 
     async fn connection_uri(&self, found: &Found) -> Result<ConnectionUri, Rejection> {
-        let endpoint = found.into();
         let uri = self
-            .call(&[found.password.expose()], async |rules, store| {
-                rules.call_format_dsn(store, &endpoint).await
+            .call(AskedBy::Host, &[found.password.expose()], async |rules, store| {
+                rules.format_dsn(store, found).await
             })
             .await
             .map_err(|error| broken(&error))?;
         self.loaded.check_output(uri.len()).map_err(|error| broken(&error))?;
-        v0_1::connection_uri(uri).map_err(|error| broken(&self.loaded.nonsense(error.to_string())))
+        // As far as the host can judge it.
+        if uri.is_empty() || uri.chars().any(char::is_control) {
+            let reason = "the connection URI is empty or has control characters";
+            return Err(self.nonsense(InvalidValue(reason.into())));
+        }
+        Ok(ConnectionUri::new(uri))
     }
 }

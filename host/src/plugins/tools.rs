@@ -10,7 +10,6 @@ use serde_json::{Map, Value};
 
 use super::PluginError;
 use super::bundle::Bundle;
-use super::v0_1::bundle::exports::dev_postgres::plugin::tools as wit;
 use crate::digest::Digest;
 use crate::instance::InvalidValue;
 use crate::policy::FieldError;
@@ -46,6 +45,17 @@ pub struct Tool {
     hints: Hints,
     arguments: Validator,
     result: Option<Validator>,
+}
+
+/// A tool as its bundle describes it, unchecked.
+#[derive(Debug, Clone)]
+pub(super) struct Described {
+    pub(super) name: String,
+    pub(super) title: String,
+    pub(super) description: String,
+    pub(super) input_schema: String,
+    pub(super) output_schema: Option<String>,
+    pub(super) hints: Hints,
 }
 
 /// MCP's tool annotations.
@@ -276,7 +286,7 @@ impl Tool {
     ///
     /// # Errors
     /// What is wrong with it, to be read after its name.
-    pub(super) fn new(tool: wit::Tool, prefix: Option<&Prefix>) -> Result<Self, String> {
+    pub(super) fn new(tool: Described, prefix: Option<&Prefix>) -> Result<Self, String> {
         let name = match prefix {
             Some(Prefix(prefix)) => format!("{prefix}_{}", tool.name),
             None => tool.name.clone(),
@@ -316,12 +326,7 @@ impl Tool {
             description: tool.description,
             input_schema: Arc::new(input_schema),
             output_schema: output_schema.map(Arc::new),
-            hints: Hints {
-                read_only: tool.hints.read_only,
-                destructive: tool.hints.destructive,
-                idempotent: tool.hints.idempotent,
-                open_world: tool.hints.open_world,
-            },
+            hints: tool.hints,
             arguments,
             result,
         })
@@ -463,14 +468,14 @@ mod tests {
 
     use super::*;
 
-    fn described(name: &str, input_schema: &Value) -> wit::Tool {
-        wit::Tool {
+    fn described(name: &str, input_schema: &Value) -> Described {
+        Described {
             name: name.into(),
             title: "A tool".into(),
             description: "Does something.".into(),
             input_schema: input_schema.to_string(),
             output_schema: None,
-            hints: wit::Hints {
+            hints: Hints {
                 read_only: true,
                 destructive: false,
                 idempotent: true,
@@ -479,7 +484,7 @@ mod tests {
         }
     }
 
-    fn problem(tool: wit::Tool) -> String {
+    fn problem(tool: Described) -> String {
         Tool::new(tool, None).expect_err("clients can't use it")
     }
 
@@ -543,7 +548,7 @@ mod tests {
                 format!("has an input schema that {because}")
             );
         }
-        let disguised = wit::Tool {
+        let disguised = Described {
             input_schema: r#"{ "type": "object", "properties": { "a": { "\u0024ref": "\u0023" } } }"#.into(),
             ..described("tool", &json!({}))
         };
@@ -580,12 +585,12 @@ mod tests {
 
     #[test]
     fn a_tool_without_words_for_people_and_models_is_refused() {
-        let silent = wit::Tool {
+        let silent = Described {
             description: " ".into(),
             ..described("tool", &json!({ "type": "object" }))
         };
         assert_eq!(problem(silent), "must have a title and a description");
-        let verbose = wit::Tool {
+        let verbose = Described {
             description: "x".repeat(2049),
             ..described("tool", &json!({ "type": "object" }))
         };
@@ -639,7 +644,7 @@ mod tests {
     fn problems_without_end_are_not_looked_for_one_by_one() {
         let branches: Vec<Value> = (0..1000).map(|n| json!({ "items": { "const": n } })).collect();
         let schema = json!({ "type": "object", "properties": { "a": { "anyOf": branches } } });
-        let described = wit::Tool {
+        let described = Described {
             output_schema: Some(schema.to_string()),
             ..described("tool", &schema)
         };

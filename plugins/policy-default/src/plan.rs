@@ -2,6 +2,8 @@
 
 use crate::bindings::dev_postgres::plugin::types::{CreateRequest, FieldError, InstanceSpec};
 use crate::bindings::exports::dev_postgres::plugin::rules::Defaults;
+use crate::lifetime;
+use crate::settings::Settings;
 
 const DEFAULT_DATABASE: &str = "postgres";
 const DEFAULT_USERNAME: &str = "postgres";
@@ -20,9 +22,14 @@ const PASSWORD_BYTES_MAX: usize = 1024;
 pub(crate) fn plan(
     request: CreateRequest,
     defaults: Defaults,
+    settings: &Settings,
     generate_password: impl FnOnce() -> String,
 ) -> Result<InstanceSpec, Vec<FieldError>> {
-    let problems = problems(&request);
+    let mut problems = problems(&request);
+    let ttl_seconds = lifetime::new(request.ttl_seconds, settings).unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    });
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -35,6 +42,7 @@ pub(crate) fn plan(
         memory_mib: defaults.memory_mib,
         cpu_millis: defaults.cpu_millis,
         durable: defaults.durable,
+        ttl_seconds,
     })
 }
 
@@ -135,6 +143,7 @@ mod tests {
         database: None,
         username: None,
         password: None,
+        ttl_seconds: None,
     };
 
     fn defaults() -> Defaults {
@@ -148,7 +157,7 @@ mod tests {
     }
 
     fn plan_of(request: CreateRequest) -> Result<InstanceSpec, Vec<FieldError>> {
-        plan(request, defaults(), || "generated".into())
+        plan(request, defaults(), &Settings::default(), || "generated".into())
     }
 
     /// A request with one field set.
@@ -214,7 +223,7 @@ mod tests {
 
     #[test]
     fn no_password_is_generated_where_one_is_given() {
-        let spec = plan(with("password", "mine"), defaults(), || {
+        let spec = plan(with("password", "mine"), defaults(), &Settings::default(), || {
             panic!("was asked for a password")
         });
         assert_eq!(spec.expect("it fits").password, "mine");
@@ -329,10 +338,11 @@ mod tests {
             database: Some(String::new()),
             username: Some("pg_me".into()),
             password: Some(secret.into()),
+            ttl_seconds: Some(0),
         })
         .expect_err("everything is wrong");
         let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
-        assert_eq!(fields, ["version", "database", "username", "password"]);
+        assert_eq!(fields, ["version", "database", "username", "password", "ttl_seconds"]);
         for problem in &problems {
             assert!(!problem.message.contains("hunter2"), "{}", problem.message);
         }

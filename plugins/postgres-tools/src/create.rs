@@ -16,9 +16,9 @@ Starts a throwaway PostgreSQL server (in a container, or without Docker as local
 queries. Use it whenever a task needs a real, empty PostgreSQL: running tests, trying a migration or a query, \
 reproducing a bug. Every argument is optional. Returns the instance's id and all it takes to connect: `dsn`, a URI for psql and every driver, and host, \
 port, database, username (a superuser) and password one by one. Takes a second or two, and longer the first time a \
-version is used. The instance stays until drop_postgres_instance is called with its id, even after this \
-conversation has ended, and its data goes with it: keep the id, and drop the instance when the work is done. `password` \
-and `dsn` are secrets: keep them out of files under version control, logs and summaries.";
+version is used. The instance and its data go when drop_postgres_instance is called with its id, and at the latest when this MCP \
+server ends; with `ttl_seconds` they go after that time instead, whatever becomes of the server, and \
+extend_postgres_instance puts that off. Keep the id, and drop the instance when the work is done. `password` and `dsn` are secrets: keep them out of files under version control, logs and summaries.";
 
 /// What the model may choose; the policy fills in the rest.
 #[derive(Deserialize)]
@@ -28,6 +28,7 @@ struct Arguments {
     database: Option<String>,
     username: Option<String>,
     password: Option<String>,
+    ttl_seconds: Option<u64>,
 }
 
 impl From<Arguments> for CreateRequest {
@@ -37,6 +38,7 @@ impl From<Arguments> for CreateRequest {
             database: arguments.database,
             username: arguments.username,
             password: arguments.password,
+            ttl_seconds: arguments.ttl_seconds,
         }
     }
 }
@@ -94,11 +96,15 @@ fn input_schema() -> Value {
             "description": "The user's password: any 1 to 1024 bytes of text without NUL. Leave it out to have a strong \
                             one generated.",
         },
+        "ttl_seconds": schema::ttl_seconds(
+            "How long the instance is to live, in seconds, 1 to what this server's policy allows (by default a week). \
+             Leave it out for as long as this MCP server runs.",
+        ),
     }));
     schema::object(
         "What to create; everything is optional.",
         properties,
-        &["version", "database", "username", "password"],
+        &["version", "database", "username", "password", "ttl_seconds"],
     )
 }
 
@@ -134,6 +140,7 @@ mod tests {
             "database": "my-db \"x\" 'y'",
             "username": "us er%/@",
             "password": "p@ss:/w?rd#1 %41'\"\\\r\n\u{10ffff}",
+            "ttl_seconds": 3600,
         });
         assert_fits(&input_of(&describe()), &nasty);
         let request = CreateRequest::from(arguments::parse::<Arguments>(&nasty.to_string()).expect("it fits"));
@@ -145,6 +152,7 @@ mod tests {
         ] {
             assert_eq!(value.as_deref(), nasty[field].as_str(), "{field}");
         }
+        assert_eq!(request.ttl_seconds, Some(3600));
     }
 
     #[test]
@@ -196,6 +204,9 @@ mod tests {
             ] {
                 assert_refused(&json!({ field: value }));
             }
+        }
+        for seconds in [json!(0), json!(-1), json!(1.5), json!("1h"), json!(315_360_001)] {
+            assert_refused(&json!({ "ttl_seconds": seconds }));
         }
         assert_refused(&json!({ "version": 17 }));
         assert_refused(&json!({ "port": 5432 }));

@@ -13,8 +13,8 @@ pub(crate) const NAME: &str = "drop_postgres_instance";
 
 const DESCRIPTION: &str = "\
 Stops a PostgreSQL instance and removes it for good, with all its data; there is no way back. Open \
-connections are cut. Use it as soon as the work with an instance that you created is done, because nothing else removes \
-it. Don't drop an instance that somebody else may be using: ask first. Returns the id and `dropped`: true. Dropping it \
+connections are cut. Use it as soon as the work with an instance that you created is done: until then it takes memory. \
+Don't drop an instance that somebody else may be using: ask first. Returns the id and `dropped`: true. Dropping it \
 once more fails with not_found and does no harm.";
 
 #[derive(Serialize)]

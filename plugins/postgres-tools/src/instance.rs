@@ -3,7 +3,7 @@
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::bindings::dev_postgres::plugin::types::{Connection, Created, Engine, Instance, Status};
+use crate::bindings::dev_postgres::plugin::types::{Connection, Created, Engine, Instance, Lifetime, Owner, Status};
 use crate::schema;
 
 /// An instance without what opens it.
@@ -19,10 +19,42 @@ pub(crate) struct InstanceJson {
     version: String,
     created_at: String,
     status: &'static str,
+    lifetime: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<OwnerJson>,
+}
+
+/// Who made an instance.
+#[derive(Serialize)]
+struct OwnerJson {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    team: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    client: Option<String>,
+    machine: String,
+    process_id: u32,
+}
+
+impl From<Owner> for OwnerJson {
+    fn from(owner: Owner) -> Self {
+        Self {
+            team: owner.team,
+            client: owner.client,
+            machine: owner.machine,
+            process_id: owner.process_id,
+        }
+    }
 }
 
 impl From<Instance> for InstanceJson {
     fn from(instance: Instance) -> Self {
+        let (lifetime, expires_at) = match instance.lifetime {
+            Lifetime::Session => ("session", None),
+            Lifetime::Until(end) => ("until", Some(end)),
+            Lifetime::Unlimited => ("unlimited", None),
+        };
         Self {
             id: instance.id,
             engine: match instance.engine {
@@ -42,6 +74,9 @@ impl From<Instance> for InstanceJson {
                 Status::Paused => "paused",
                 Status::Stopped => "stopped",
             },
+            lifetime,
+            expires_at,
+            owner: instance.owner.map(Into::into),
         }
     }
 }
@@ -83,12 +118,15 @@ impl From<Created> for CreatedJson {
     }
 }
 
+/// What not every instance has.
+const OPTIONAL: [&str; 2] = ["expires_at", "owner"];
+
 /// The schema of [`InstanceJson`].
 pub(crate) fn instance_schema() -> Value {
     schema::object(
         "A PostgreSQL instance, without its password and DSN.",
         instance_properties(),
-        &[],
+        &OPTIONAL,
     )
 }
 
@@ -97,7 +135,7 @@ pub(crate) fn connection_schema() -> Value {
     schema::object(
         "A PostgreSQL instance with what it takes to connect.",
         connection_properties(),
-        &[],
+        &OPTIONAL,
     )
 }
 
@@ -115,7 +153,7 @@ pub(crate) fn created_schema() -> Value {
     schema::object(
         "A new PostgreSQL instance with what it takes to connect.",
         properties,
-        &["warnings"],
+        &[&OPTIONAL[..], &["warnings"]].concat(),
     )
 }
 
@@ -170,6 +208,25 @@ fn instance_properties() -> Map<String, Value> {
             "enum": ["created", "running", "paused", "stopped"],
             "description": "What the server's processes do. Whether it answers is health_check_postgres's to tell.",
         },
+        "lifetime": {
+            "type": "string",
+            "enum": ["session", "until", "unlimited"],
+            "description": "How long it stays if nobody drops it: session, as long as the MCP server that made it runs; \
+                            until expires_at; unlimited.",
+        },
+        "expires_at": schema::time("When it goes, where its lifetime is until."),
+        "owner": {
+            "type": "object",
+            "description": "Who made it, where that is known.",
+            "properties": {
+                "team": { "type": "string", "description": "The team that the MCP server was started for." },
+                "client": { "type": "string", "description": "The MCP client; left out for the command line." },
+                "machine": { "type": "string", "description": "The machine that it ran on." },
+                "process_id": { "type": "integer", "description": "Its process there." },
+            },
+            "required": ["machine", "process_id"],
+            "additionalProperties": false,
+        },
     }))
 }
 
@@ -189,6 +246,13 @@ pub(crate) mod tests {
             username: "us er%/@".into(),
             status: Status::Running,
             created_at: "2026-11-22T17:40:32Z".into(),
+            owner: Some(Owner {
+                team: Some("payments".into()),
+                client: Some("claude-code".into()),
+                machine: "laptop".into(),
+                process_id: 4711,
+            }),
+            lifetime: Lifetime::Until("2026-11-22T18:40:32Z".into()),
         }
     }
 
@@ -216,6 +280,9 @@ pub(crate) mod tests {
                 "version": "17",
                 "created_at": "2026-11-22T17:40:32Z",
                 "status": "running",
+                "lifetime": "until",
+                "expires_at": "2026-11-22T18:40:32Z",
+                "owner": { "team": "payments", "client": "claude-code", "machine": "laptop", "process_id": 4711 },
                 "password": "s3cret\"\\",
                 "dsn": "postgresql://…",
             })

@@ -1,9 +1,10 @@
-//! The five built-in MCP tools. One file per tool holds its texts, its schemas, its arguments and the shape of its
+//! The six built-in MCP tools. One file per tool holds its texts, its schemas, its arguments and the shape of its
 //! result; this file only tells the host which there are.
 
 mod arguments;
 mod create;
 mod drop;
+mod extend;
 mod get;
 mod health;
 mod instance;
@@ -21,10 +22,10 @@ use bindings::exports::dev_postgres::plugin::tools::{Guest, Tool};
     unsafe_code,
     clippy::all,
     clippy::pedantic,
-    reason = "generated from wit/plugin.wit"
+    reason = "generated from wit/0.2.0/plugin.wit"
 )]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../wit", world: "tool-bundle" });
+    wit_bindgen::generate!({ path: "../../wit/0.2.0", world: "tool-bundle" });
 
     // Linkers of other targets, where only the tests run, don't take a component's export names.
     #[cfg(target_arch = "wasm32")]
@@ -47,6 +48,7 @@ impl Guest for PostgresTools {
             create::describe(),
             list::describe(),
             get::describe(),
+            extend::describe(),
             drop::describe(),
             health::describe(),
         ]
@@ -57,6 +59,7 @@ impl Guest for PostgresTools {
             create::NAME => create::call(&arguments),
             list::NAME => list::call(&arguments),
             get::NAME => get::call(&arguments),
+            extend::NAME => extend::call(&arguments),
             drop::NAME => drop::call(&arguments),
             health::NAME => health::call(&arguments),
             _ => Err(Failure {

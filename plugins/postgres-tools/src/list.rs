@@ -15,8 +15,8 @@ pub(crate) const NAME: &str = "list_postgres_instances";
 const DESCRIPTION: &str = "\
 Lists every PostgreSQL instance of this machine's dev-postgres-mcp, oldest first, whether it was created in this \
 conversation, in an earlier one or on the command line. Use it to find an instance again whose id is lost, and to see \
-what is left to drop. Returns `count` and `instances` with id, host, port, database, username, version, status and \
-time of creation, but no passwords and DSNs: call get_postgres_instance with an id for these. `status` says what the \
+what is left to drop. Returns `count` and `instances` with id, host, port, database, username, version, status, time of \
+creation, owner and lifetime, but no passwords and DSNs: call get_postgres_instance with an id for these. `status` says what the \
 container does; call health_check_postgres to learn whether PostgreSQL answers.";
 
 #[derive(Serialize)]

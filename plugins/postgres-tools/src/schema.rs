@@ -51,6 +51,11 @@ pub(crate) fn one_instance() -> Value {
     object("Which instance.", properties(json!({ "id": id })), &[])
 }
 
+/// A time to live: ten years at most, as the host has it.
+pub(crate) fn ttl_seconds(description: &str) -> Value {
+    json!({ "type": "integer", "minimum": 1, "maximum": 315_360_000, "description": description })
+}
+
 /// A point in time.
 pub(crate) fn time(description: &str) -> Value {
     json!({
@@ -92,7 +97,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_tools_are_the_five_of_the_documentation() {
+    fn the_tools_are_the_six_of_the_documentation() {
         let names: Vec<String> = PostgresTools::describe().into_iter().map(|tool| tool.name).collect();
         assert_eq!(
             names,
@@ -100,6 +105,7 @@ pub(crate) mod tests {
                 "create_postgres_instance",
                 "list_postgres_instances",
                 "get_postgres_instance",
+                "extend_postgres_instance",
                 "drop_postgres_instance",
                 "health_check_postgres",
             ]

@@ -6,7 +6,7 @@ use super::record::{self, Record};
 use super::{DockerEngine, container, image};
 use crate::engine::provision::Note;
 use crate::engine::{EngineError, Waiting, answers, outdated};
-use crate::instance::{Created, InstanceSpec};
+use crate::instance::{Created, InstanceSpec, Owner};
 
 /// Gives the server its names and password, and the container the name that makes it an instance. Only its owner does so:
 /// nobody else has the session, so no two processes ever take the same one.
@@ -14,8 +14,9 @@ pub(super) async fn assign(
     engine: &DockerEngine,
     waiting: Waiting,
     spec: &InstanceSpec,
+    owner: &Owner,
 ) -> Result<Created, EngineError> {
-    let found = waiting.becomes(spec);
+    let found = waiting.becomes(spec, owner);
     let id = waiting.id();
     let record = Record::of(&found);
     let text = record.to_json()?;

@@ -17,7 +17,7 @@ use super::record::Record;
 use super::{bootstrap, label};
 use crate::engine::NOT_DURABLE;
 use crate::engine::provision::SUPERUSER;
-use crate::instance::{EngineKind, Image, Instance, InstanceId, InstanceSpec, Password, Port, Status};
+use crate::instance::{EngineKind, Image, Instance, InstanceId, InstanceSpec, Lifetime, Owner, Password, Port, Status};
 
 /// How many processes and threads an instance may have: PostgreSQL's 100 connections and its background workers, and
 /// as many again.
@@ -64,12 +64,13 @@ pub(super) fn is_waiting(container: &ContainerSummary) -> bool {
     names.any(|name| name.trim_start_matches('/').starts_with(WAITING))
 }
 
-/// Whose a container is, and what it is called.
-pub(super) enum Marks<'a> {
+/// What a container is when it is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
     /// It is an instance from the start.
     Instance { created_at: SystemTime },
-    /// It waits to become one, and is this process's until then.
-    Waiting { owner: &'a str },
+    /// It waits to become one.
+    Waiting,
 }
 
 /// What an image says of itself that matters here.
@@ -172,7 +173,8 @@ pub(super) fn body(
     template: Option<&str>,
     network: &str,
     published: (IpAddr, Port),
-    marks: &Marks<'_>,
+    owner: &Owner,
+    role: Role,
 ) -> ContainerCreateBody {
     let (address, port) = published;
     let memory = i64::from(spec.limits.memory_mib()) << 20;
@@ -216,9 +218,9 @@ pub(super) fn body(
         // One empty string is Docker's word for none.
         entrypoint: template.map(|_| vec![String::new()]),
         cmd: command(spec, image),
-        labels: Some(labels(id, spec, port, marks)),
-        env: Some(match marks {
-            Marks::Instance { .. } => vec![
+        labels: Some(labels(id, spec, port, owner, role)),
+        env: Some(match role {
+            Role::Instance { .. } => vec![
                 format!("POSTGRES_USER={}", bootstrap::user(&spec.username)),
                 format!("{}={}", bootstrap::USERNAME_VARIABLE, spec.username.as_str()),
                 format!("POSTGRES_DB={}", spec.database.as_str()),
@@ -227,7 +229,7 @@ pub(super) fn body(
                 format!("{PASSWORD_VARIABLE}={}", spec.password.expose()),
             ],
             // The template's own password is of no use any more, and isn't to look like the instance's.
-            Marks::Waiting { .. } => vec!["POSTGRES_PASSWORD=".to_owned(), format!("PGDATA={DATA_DIRECTORY}")],
+            Role::Waiting => vec!["POSTGRES_PASSWORD=".to_owned(), format!("PGDATA={DATA_DIRECTORY}")],
         }),
         exposed_ports: Some(vec![CONTAINER_PORT.into()]),
         host_config: Some(host_config),
@@ -285,22 +287,26 @@ fn major(spec: &InstanceSpec, image: &ImageFacts) -> Option<u32> {
     image.major.or_else(|| tag[..digits].parse().ok())
 }
 
-fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, marks: &Marks<'_>) -> HashMap<String, String> {
+fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, owner: &Owner, role: Role) -> HashMap<String, String> {
     let mut labels = vec![
         (label::ID, id.to_string()),
         (label::VERSION, spec.image.version().to_owned()),
         (label::PORT, port.to_string()),
+        (label::OWNER, owner.process.clone()),
+        (label::MACHINE, owner.machine.clone()),
+        (label::PROCESS_ID, owner.process_id.to_string()),
     ];
-    match marks {
-        Marks::Instance { created_at } => labels.extend([
+    labels.extend(owner.team.as_ref().map(|team| (label::TEAM, team.to_string())));
+    if let Role::Instance { created_at } = role {
+        labels.extend([
             (label::DATABASE, spec.database.as_str().to_owned()),
             (label::USERNAME, spec.username.as_str().to_owned()),
             (
                 label::CREATED_AT,
-                humantime::format_rfc3339_seconds(*created_at).to_string(),
+                humantime::format_rfc3339_seconds(created_at).to_string(),
             ),
-        ]),
-        Marks::Waiting { owner } => labels.push((label::OWNER, (*owner).to_owned())),
+        ]);
+        labels.extend(owner.client.clone().map(|client| (label::CLIENT, client)));
     }
     labels.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
@@ -312,6 +318,7 @@ pub(super) fn instance(
     labels: &HashMap<String, String>,
     record: Option<&Record>,
     status: Status,
+    lifetime: Lifetime,
     host: &str,
 ) -> Result<Instance, String> {
     let text = |key: &str| labels.get(key).ok_or_else(|| format!("it has no label {key}"));
@@ -340,6 +347,23 @@ pub(super) fn instance(
         username,
         status,
         created_at,
+        owner: owner(labels, record),
+        lifetime,
+    })
+}
+
+/// Who made it; `None` where the labels don't say.
+fn owner(labels: &HashMap<String, String>, record: Option<&Record>) -> Option<Owner> {
+    let text = |key: &str| labels.get(key).cloned();
+    Some(Owner {
+        process: text(label::OWNER)?,
+        machine: text(label::MACHINE)?,
+        process_id: text(label::PROCESS_ID)?.parse().ok()?,
+        team: text(label::TEAM).and_then(|team| team.parse().ok()),
+        client: match record {
+            Some(record) => record.client.clone(),
+            None => text(label::CLIENT),
+        },
     })
 }
 
@@ -430,6 +454,7 @@ mod tests {
             password: Password::new("planted\nsecret").expect("a password"),
             limits: Limits::new(512, 1500).expect("limits"),
             durable: false,
+            ttl: None,
         }
     }
 
@@ -447,6 +472,16 @@ mod tests {
         .into()
     }
 
+    fn owner() -> Owner {
+        Owner {
+            process: "scope.process".into(),
+            machine: "laptop".into(),
+            process_id: 4711,
+            team: Some("payments".parse().expect("a name")),
+            client: Some("claude-code".into()),
+        }
+    }
+
     fn described(version: &str, facts: &ImageFacts) -> ContainerCreateBody {
         let port = Port::try_from(15432).expect("a port");
         let created_at = UNIX_EPOCH + Duration::from_secs(1_795_000_000);
@@ -458,7 +493,8 @@ mod tests {
             None,
             "net",
             published,
-            &Marks::Instance { created_at },
+            &owner(),
+            Role::Instance { created_at },
         )
     }
 
@@ -473,12 +509,13 @@ mod tests {
     fn what_is_described_is_read_back_whole() {
         let body = described("17", &facts(&[], &["PG_MAJOR=17"]));
         let labels = body.labels.clone().expect("labels");
-        let read = instance("c", &labels, None, Status::Running, "127.0.0.1").expect("an instance");
+        let read = instance("c", &labels, None, Status::Running, Lifetime::Session, "127.0.0.1").expect("an instance");
         assert_eq!(read.id.to_string(), labels[label::ID]);
         assert_eq!(read.database.as_str(), "my-db \"x\"");
         assert_eq!(read.username.as_str(), "us er");
         assert_eq!(read.version, "17");
         assert_eq!(read.port.get(), 15432);
+        assert_eq!(read.owner, Some(owner()));
         assert_eq!(read.created_at, UNIX_EPOCH + Duration::from_secs(1_795_000_000));
         let password = password(&body.env.expect("an environment")).expect("a password");
         assert_eq!(password.expose(), "planted\nsecret");
@@ -539,10 +576,10 @@ mod tests {
         ] {
             let mut labels = sound.clone();
             labels.insert(key.into(), value.into());
-            let wrong = instance("c", &labels, None, Status::Running, "h").expect_err(key);
+            let wrong = instance("c", &labels, None, Status::Running, Lifetime::Session, "h").expect_err(key);
             assert!(wrong.starts_with(&format!("its label {key} ")), "{wrong}");
             labels.remove(key);
-            let missing = instance("c", &labels, None, Status::Running, "h").expect_err(key);
+            let missing = instance("c", &labels, None, Status::Running, Lifetime::Session, "h").expect_err(key);
             assert_eq!(missing, format!("it has no label {key}"));
         }
     }

@@ -10,12 +10,14 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::client::{CallError, Trace};
-use super::container::{self, ImageFacts};
+use super::container::{self, ImageFacts, Role};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
 use crate::engine::provision::{Copied, Session, provision};
 use crate::engine::{EngineError, Waiting, now_in_seconds, unanswered, unwanted};
-use crate::instance::{EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use crate::instance::{
+    EngineKind, Found, Instance, InstanceId, InstanceSpec, Lifetime, Owner, Port, Progress, ProgressSink, Status,
+};
 
 /// How often the network may be removed by another process between our look at it and the container's start.
 const NETWORK_ATTEMPTS: u32 = 5;
@@ -39,10 +41,12 @@ pub(super) async fn create(
     engine: &DockerEngine,
     id: InstanceId,
     spec: &InstanceSpec,
+    owner: &Owner,
     port: Port,
     progress: &ProgressSink,
 ) -> Result<Found, EngineError> {
-    let (instance, session) = started(engine, id, spec, port, None, progress).await?.take();
+    let made = started(engine, id, spec, owner, port, false, progress).await?;
+    let (instance, session) = made.take();
     debug_assert!(session.is_none(), "an instance has been set up");
     Ok(Found {
         instance,
@@ -55,8 +59,8 @@ pub(super) async fn start_ahead(
     engine: &DockerEngine,
     id: InstanceId,
     spec: &InstanceSpec,
+    owner: &Owner,
     port: Port,
-    owner: String,
 ) -> Result<Option<Waiting>, EngineError> {
     let facts = match image::facts(&engine.client, &spec.image).await {
         Ok(facts) => facts,
@@ -66,7 +70,7 @@ pub(super) async fn start_ahead(
     let origin = facts.id.clone();
     let progress = ProgressSink::none();
     template::prepare(engine, &spec.image, facts, &progress).await?;
-    let made = started(engine, id, spec, port, Some(owner), &progress).await;
+    let made = started(engine, id, spec, owner, port, true, &progress).await;
     let (instance, session) = match made {
         Ok(made) => made.take(),
         Err(EngineError::NoSuchImage { .. }) => return Ok(None),
@@ -84,8 +88,9 @@ async fn started(
     engine: &DockerEngine,
     id: InstanceId,
     spec: &InstanceSpec,
+    owner: &Owner,
     port: Port,
-    owner: Option<String>,
+    waits: bool,
     progress: &ProgressSink,
 ) -> Result<Made, EngineError> {
     let (reply, answer) = oneshot::channel();
@@ -93,8 +98,9 @@ async fn started(
         engine: engine.clone(),
         id,
         spec: spec.clone(),
+        owner: owner.clone(),
         port,
-        owner,
+        waits,
         progress: progress.clone(),
         reply,
     };
@@ -140,9 +146,10 @@ struct Job {
     engine: DockerEngine,
     id: InstanceId,
     spec: InstanceSpec,
+    owner: Owner,
     port: Port,
-    /// Whose the server is while it waits; `None` if it is an instance from the start.
-    owner: Option<String>,
+    /// Whether the server waits to become an instance.
+    waits: bool,
     progress: ProgressSink,
     reply: oneshot::Sender<Result<Made, EngineError>>,
 }
@@ -191,9 +198,10 @@ impl Job {
 
     /// The container's name.
     fn name(&self) -> String {
-        match self.owner {
-            Some(_) => container::waiting_name(self.id),
-            None => container::name(self.id),
+        if self.waits {
+            container::waiting_name(self.id)
+        } else {
+            container::name(self.id)
         }
     }
 
@@ -207,7 +215,7 @@ impl Job {
         let (facts, mut network) = (facts?, network?);
         let template = template::find(&self.engine, &facts).await?;
         let mut template = template.as_ref();
-        if self.owner.is_some() && template.is_none() {
+        if self.waits && template.is_none() {
             return Err(EngineError::NoSuchImage {
                 image: self.spec.image.to_string(),
                 reason: "it has no template".into(),
@@ -216,7 +224,7 @@ impl Job {
         for _ in 1..NETWORK_ATTEMPTS {
             match self.attempt(&facts, template, &network, address, &host).await {
                 Err(Setback::NetworkGone(_)) => network = network::ensure(&self.engine).await?,
-                Err(Setback::TemplateGone(_)) if self.owner.is_none() => template = None,
+                Err(Setback::TemplateGone(_)) if !self.waits => template = None,
                 Err(Setback::TemplateGone(error) | Setback::Failed(error)) => return Err(error),
                 Ok(made) => return Ok(made),
             }
@@ -240,11 +248,12 @@ impl Job {
         let created_at = now_in_seconds();
         let published = (address, self.port);
         let image = template.map(|template| template.image.as_str());
-        let marks = match &self.owner {
-            Some(owner) => container::Marks::Waiting { owner },
-            None => container::Marks::Instance { created_at },
+        let role = if self.waits {
+            Role::Waiting
+        } else {
+            Role::Instance { created_at }
         };
-        let body = container::body(self.id, &self.spec, facts, image, network, published, &marks);
+        let body = container::body(self.id, &self.spec, facts, image, network, published, &self.owner, role);
         let container_id = self.create_container(body).await.map_err(|setback| match setback {
             Setback::Failed(error @ EngineError::NoSuchImage { .. }) if template.is_some() => {
                 Setback::TemplateGone(error)
@@ -282,6 +291,8 @@ impl Job {
             username: self.spec.username.clone(),
             status: Status::Running,
             created_at,
+            owner: Some(self.owner.clone()),
+            lifetime: Lifetime::Session,
         };
         Ok((instance, session))
     }
@@ -344,7 +355,7 @@ impl Job {
         let name = self.name();
         tokio::select! {
             biased;
-            done = provision(copied, &self.spec, self.owner.is_some(), deadline) => done,
+            done = provision(copied, &self.spec, self.waits, deadline) => done,
             ended = ended::ended(&self.engine, &name) => Err(ended.map_or_else(|error| error, EngineError::Ended)),
         }
     }

@@ -23,6 +23,7 @@ struct Written {
     username: String,
     password: String,
     created_at: String,
+    client: Option<String>,
 }
 
 /// What a label would say.
@@ -32,6 +33,7 @@ pub(super) struct Record {
     pub(super) username: RoleName,
     pub(super) password: Password,
     pub(super) created_at: SystemTime,
+    pub(super) client: Option<String>,
 }
 
 impl Record {
@@ -41,6 +43,7 @@ impl Record {
             username: found.instance.username.clone(),
             password: found.password.clone(),
             created_at: found.instance.created_at,
+            client: found.instance.owner.as_ref().and_then(|owner| owner.client.clone()),
         }
     }
 
@@ -51,6 +54,7 @@ impl Record {
             username: self.username.as_str().to_owned(),
             password: self.password.expose().to_owned(),
             created_at: humantime::format_rfc3339_seconds(self.created_at).to_string(),
+            client: self.client.clone(),
         })
         .map_err(|error| unreadable(&error.to_string()))
     }
@@ -68,6 +72,7 @@ impl Record {
             username: written.username.parse().map_err(|error| wrong("username")(&error))?,
             password: Password::new(written.password).map_err(|error| wrong("password")(&error))?,
             created_at: humantime::parse_rfc3339(&written.created_at).map_err(|error| wrong("created_at")(&error))?,
+            client: written.client,
         })
     }
 }
@@ -110,6 +115,7 @@ mod tests {
             username: "o'neil\\".parse().expect("a role name"),
             password: Password::new("planted\n\u{1}\u{2}\"secret").expect("a password"),
             created_at: UNIX_EPOCH + Duration::from_secs(1_795_000_000),
+            client: Some("claude \"code\"".into()),
         }
     }
 
@@ -121,7 +127,7 @@ mod tests {
         assert_eq!(read.database, record().database);
         assert_eq!(read.username, record().username);
         assert_eq!(read.password.expose(), record().password.expose());
-        assert_eq!(read.created_at, record().created_at);
+        assert_eq!((read.created_at, read.client), (record().created_at, record().client));
     }
 
     #[test]

@@ -19,7 +19,8 @@ use super::{LocalEngine, blocking, failed, limits, remove, server};
 use crate::engine::provision::{Copied, Session, provision};
 use crate::engine::{Ended, EngineError, NOT_DURABLE, Waiting, now_in_seconds, unanswered, unwanted};
 use crate::instance::{
-    Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
+    Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Lifetime, Owner, Port, Progress, ProgressSink,
+    Status,
 };
 
 /// How often the pid file is looked at in which a server says that it is ready.
@@ -33,10 +34,11 @@ pub(super) async fn create(
     engine: &LocalEngine,
     id: InstanceId,
     spec: &InstanceSpec,
+    owner: &Owner,
     port: Port,
     progress: &ProgressSink,
 ) -> Result<Created, EngineError> {
-    let mut made = started(engine, id, spec, port, false, progress).await?;
+    let mut made = started(engine, id, spec, owner, port, false, progress).await?;
     made.guard.armed = false;
     Ok(Created {
         found: made.found,
@@ -50,9 +52,10 @@ pub(super) async fn start_ahead(
     engine: &LocalEngine,
     id: InstanceId,
     spec: &InstanceSpec,
+    owner: &Owner,
     port: Port,
 ) -> Result<Option<Waiting>, EngineError> {
-    let mut made = started(engine, id, spec, port, true, &ProgressSink::none()).await?;
+    let mut made = started(engine, id, spec, owner, port, true, &ProgressSink::none()).await?;
     made.guard.armed = false;
     Ok(made.session.map(|session| Waiting {
         instance: made.found.instance,
@@ -66,6 +69,7 @@ async fn started(
     engine: &LocalEngine,
     id: InstanceId,
     spec: &InstanceSpec,
+    owner: &Owner,
     port: Port,
     waits: bool,
     progress: &ProgressSink,
@@ -75,6 +79,7 @@ async fn started(
         engine: engine.clone(),
         id,
         spec: spec.clone(),
+        owner: owner.clone(),
         port,
         waits,
         progress: progress.clone(),
@@ -118,6 +123,7 @@ struct Job {
     engine: LocalEngine,
     id: InstanceId,
     spec: InstanceSpec,
+    owner: Owner,
     port: Port,
     /// Whether the server waits to become an instance.
     waits: bool,
@@ -195,6 +201,8 @@ impl Job {
             username: self.spec.username.clone(),
             status: Status::Running,
             created_at: now_in_seconds(),
+            owner: Some(self.owner.clone()),
+            lifetime: Lifetime::Session,
         };
         Found {
             instance,

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::state_dir::{open_lock, private};
 use super::{failed, server};
 use crate::engine::{self, EngineError, LOG_BYTES_MAX};
-use crate::instance::{EngineKind, Found, Instance, InstanceId, Password, Status};
+use crate::instance::{EngineKind, Found, Instance, InstanceId, Lifetime, Owner, Password, Status};
 
 /// The longest `instance.json` that is read, in bytes: ours have 2,000 at most.
 const STATE_BYTES_MAX: u64 = 64 << 10;
@@ -35,6 +35,22 @@ struct State {
     username: String,
     password: String,
     created_at: String,
+    /// Older versions have written none.
+    owner: Option<Owner>,
+}
+
+/// What `kept` says of an instance that goes with its maker's process, and of one that stays until it is dropped; older
+/// versions have written nothing for the latter.
+const SESSION: &str = "session";
+const UNLIMITED: &str = "";
+
+/// Whole or not at all, but for a power cut.
+fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+    let unfinished = path.with_extension("new");
+    private(OpenOptions::new().create(true).truncate(true).write(true))
+        .open(&unfinished)
+        .and_then(|mut file| file.write_all(text))
+        .and_then(|()| fs::rename(&unfinished, path))
 }
 
 /// What is said where an instance that should be there isn't.
@@ -122,25 +138,26 @@ impl InstanceDir {
             username: instance.username.as_str().to_owned(),
             password: password.expose().to_owned(),
             created_at: humantime::format_rfc3339_seconds(instance.created_at).to_string(),
+            owner: instance.owner.clone(),
         };
         let writing = "writing down the instance";
         let path = self.state();
         let text = serde_json::to_vec(&state).map_err(|error| failed(writing, &path)(error.into()))?;
-        // Whole or not at all. Where the machine's power fails, it may be empty, and then counts as not there.
-        let unfinished = path.with_extension("new");
-        private(OpenOptions::new().create_new(true).write(true))
-            .open(&unfinished)
-            .and_then(|mut file| file.write_all(&text))
-            .and_then(|()| fs::rename(&unfinished, &path))
-            .map_err(failed(writing, &path))
+        // Where the machine's power fails, it may be empty, and then counts as not there.
+        write_whole(&path, &text).map_err(failed(writing, &path))
     }
 
-    /// Lets it outlive this process.
-    pub(super) fn keep(&self) -> Result<(), EngineError> {
+    /// Lets it live so long from now on.
+    pub(super) fn keep(&self, lifetime: Lifetime) -> Result<(), EngineError> {
         let path = self.kept();
-        match private(OpenOptions::new().create(true).truncate(false).write(true)).open(&path) {
-            Ok(_) if self.is_there() => Ok(()),
-            Ok(_) => Err(gone()),
+        let text = match lifetime {
+            Lifetime::Session => SESSION.to_owned(),
+            Lifetime::Unlimited => UNLIMITED.to_owned(),
+            Lifetime::Until(end) => humantime::format_rfc3339_seconds(end).to_string(),
+        };
+        match write_whole(&path, text.as_bytes()) {
+            Ok(()) if self.is_there() => Ok(()),
+            Ok(()) => Err(gone()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
             Err(error) => Err(failed("keeping the instance", &path)(error)),
         }
@@ -175,6 +192,7 @@ impl InstanceDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("reading the instance back", &path)(error)),
         };
+        let lifetime = self.lifetime()?;
         let mut text = String::new();
         file.take(STATE_BYTES_MAX)
             .read_to_string(&mut text)
@@ -184,7 +202,7 @@ impl InstanceDir {
         } else {
             Status::Stopped
         };
-        self.parse(&text, status)
+        self.parse(&text, status, lifetime)
             .map(Some)
             .map_err(|reason| EngineError::Request {
                 verb: "reading the instance back",
@@ -192,7 +210,27 @@ impl InstanceDir {
             })
     }
 
-    fn parse(&self, text: &str, status: Status) -> Result<Found, String> {
+    /// How long it stays; one that nobody has been told of yet goes with its maker.
+    fn lifetime(&self) -> Result<Lifetime, EngineError> {
+        let path = self.kept();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lifetime::Session),
+            Err(error) => return Err(failed("reading the instance back", &path)(error)),
+        };
+        match text.trim() {
+            SESSION => Ok(Lifetime::Session),
+            UNLIMITED => Ok(Lifetime::Unlimited),
+            end => humantime::parse_rfc3339(end)
+                .map(Lifetime::Until)
+                .map_err(|error| EngineError::Request {
+                    verb: "reading the instance back",
+                    reason: format!("somebody changed {}: {error}", path.display()),
+                }),
+        }
+    }
+
+    fn parse(&self, text: &str, status: Status, lifetime: Lifetime) -> Result<Found, String> {
         fn wrong(field: &str) -> impl FnOnce(&dyn std::fmt::Display) -> String + '_ {
             move |error| format!("its {field} {error}")
         }
@@ -212,6 +250,8 @@ impl InstanceDir {
             username: state.username.parse().map_err(|error| wrong("username")(&error))?,
             status,
             created_at,
+            owner: state.owner,
+            lifetime,
         };
         let password = Password::new(state.password).map_err(|error| wrong("password")(&error))?;
         Ok(Found { instance, password })

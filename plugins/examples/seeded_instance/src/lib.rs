@@ -28,9 +28,9 @@ use bindings::dev_postgres::plugin::{instances, settings as host_settings, sql};
 use bindings::exports::dev_postgres::plugin::tools::{Guest, Hints, Tool};
 use settings::Settings;
 
-#[allow(unsafe_code, reason = "generated from wit/plugin.wit")]
+#[allow(unsafe_code, reason = "generated from wit/0.2.0/plugin.wit")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../../wit", world: "tool-bundle" });
+    wit_bindgen::generate!({ path: "../../../wit/0.2.0", world: "tool-bundle" });
 
     // Linkers of other targets, where only the tests run, don't take a component's export names.
     #[cfg(target_arch = "wasm32")]
@@ -71,6 +71,7 @@ fn seed(arguments: Arguments, settings: Settings) -> Result<Seeded, Failure> {
         database: None,
         username: None,
         password: None,
+        ttl_seconds: None,
     })?;
     let connection = created.connection;
     let id = connection.instance.id;

@@ -12,9 +12,9 @@ use bindings::dev_postgres::plugin::types::{Connection, CreateRequest, Failure, 
 use bindings::dev_postgres::plugin::{clock, instances, log, settings, sql};
 use bindings::exports::dev_postgres::plugin::tools::{Guest, Hints, Tool};
 
-#[allow(unsafe_code, reason = "generated from wit/plugin.wit")]
+#[allow(unsafe_code, reason = "generated from wit/0.2.0/plugin.wit")]
 mod bindings {
-    wit_bindgen::generate!({ path: "../../../wit", world: "tool-bundle" });
+    wit_bindgen::generate!({ path: "../../../wit/0.2.0", world: "tool-bundle" });
     export!(Puppet with_types_in self);
     use super::Puppet;
 }
@@ -196,6 +196,7 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
                 database: None,
                 username: None,
                 password: password.clone(),
+                ttl_seconds: None,
             };
             instances::create(&request).map(|created| connection(&created.connection))
         }
@@ -205,6 +206,7 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
                 database: None,
                 username: None,
                 password: None,
+                ttl_seconds: None,
             };
             instances::create(&request)
                 .and_then(|created| instances::drop(&created.connection.instance.id))
@@ -281,6 +283,7 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
                 database: None,
                 username: None,
                 password: Some(found.password),
+                ttl_seconds: None,
             };
             instances::create(&request).map(|created| connection(&created.connection))
         }),

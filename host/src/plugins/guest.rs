@@ -1,0 +1,576 @@
+//! What the host knows of one call into a guest, and what it does for the guest when asked: in the domain's words, for every
+//! version of the WIT package.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rand::TryRng;
+use secrecy::{ExposeSecret, SecretString};
+use wasmtime::ResourceLimiter;
+
+use super::budget::{Budget, Overrun};
+use super::credentials::Placeholders;
+use super::grants::{Grant, Grants};
+use super::{Loaded, TICK};
+use crate::failure::{Failure, FailureCode};
+use crate::instance::{
+    Caller, Connection, CreateRequest, HealthReport, Instance, InstanceId, InvalidValue, ProgressSink,
+};
+use crate::manager::{InstanceError, InstanceManager, NewInstance};
+use crate::policy::{FieldError, Holding, Inventory};
+use crate::sql;
+
+/// The most randomness that one call gives.
+const RANDOM_BYTES_MAX: u32 = 1024;
+
+/// What a line of log costs beyond its text: time, level, names. An empty one isn't free.
+const LOG_LINE_BYTES: usize = 128;
+/// What an instance or a report of one has in all, about.
+const INSTANCE_BYTES: usize = 512;
+/// How many core instances, and as many tables, one component may consist of; those of Rust have four, of Python forty.
+const INSTANCES_MAX: usize = 200;
+/// How many memories one component may have.
+const MEMORIES_MAX: usize = 20;
+/// What one element of a table takes in the host, in bytes.
+const TABLE_ELEMENT_BYTES: usize = 16;
+
+/// What the host knows of one call into a guest.
+pub(super) struct Guest {
+    pub(super) meter: Meter,
+    name: Arc<str>,
+    settings: Arc<str>,
+    grants: Grants,
+    budget: Budget,
+    /// What is left of the budget.
+    left: Budget,
+    /// How many more ticks it may compute.
+    pub(super) ticks_left: u128,
+    /// How long it has waited for the host, as far as that was taken for computing and is not made good yet.
+    waited: Duration,
+    /// What the host has met in this call and must not reach the log; nothing twice.
+    secrets: Vec<SecretString>,
+    placeholders: Placeholders,
+    /// What stands for the password and the connection URI of each instance that it was told of.
+    ///
+    /// By instance: one word for equal passwords would tell a guest whether it has guessed one.
+    stand_ins: HashMap<InstanceId, [String; 2]>,
+    asked_by: AskedBy,
+}
+
+/// Who waits for a call's answer, which decides what it can be about.
+pub(super) enum AskedBy {
+    /// The host, at load: it is about nothing.
+    Host,
+    /// The manager, for a policy's answer.
+    Manager(Arc<dyn Inventory>),
+    /// An MCP client, for a tool's result.
+    Client(ToolCall),
+}
+
+/// An instance with what opens it, as a guest may see it.
+#[derive(Debug)]
+pub(super) struct Revealed {
+    pub(super) instance: Instance,
+    pub(super) password: String,
+    pub(super) dsn: String,
+}
+
+/// On whose behalf a bundle acts in one call, and what it has made there.
+#[derive(Debug)]
+pub(super) struct ToolCall {
+    pub(super) manager: InstanceManager,
+    pub(super) caller: Caller,
+    pub(super) progress: ProgressSink,
+    /// Dropped with the call unless the call succeeds.
+    pub(super) created: Vec<NewInstance>,
+}
+
+impl Guest {
+    pub(super) fn new(loaded: &Loaded, grants: Grants, asked_by: AskedBy) -> Self {
+        Self {
+            meter: Meter::new(loaded.budget),
+            name: Arc::clone(&loaded.name),
+            settings: Arc::clone(&loaded.settings),
+            grants,
+            budget: loaded.budget,
+            left: loaded.budget,
+            ticks_left: loaded.budget.cpu.as_millis() / TICK.as_millis(),
+            waited: Duration::ZERO,
+            secrets: Vec::new(),
+            placeholders: Placeholders::default(),
+            stand_ins: HashMap::new(),
+            asked_by,
+        }
+    }
+
+    /// Keeps `secret` out of the log.
+    pub(super) fn hide(&mut self, secret: &str) {
+        let is_known = self.secrets.iter().any(|known| known.expose_secret() == secret);
+        if !secret.is_empty() && !is_known {
+            self.secrets.push(secret.into());
+        }
+    }
+
+    /// Gives back what waiting for the host costs of the time for computing: the clock of that goes on, and the guest is
+    /// interrupted once, at its next step, if it has ticked meanwhile.
+    fn make_good(&mut self, waited: Duration) {
+        self.waited += waited.min(TICK);
+        if let Some(rest) = self.waited.checked_sub(TICK) {
+            self.waited = rest;
+            self.ticks_left += 1;
+        }
+    }
+
+    /// What a host function that waited since `begun` answers, as the bindings of the guest's version want it.
+    pub(super) fn answer<T, A: From<T>, F: From<Failure>>(
+        &mut self,
+        begun: Instant,
+        outcome: Result<T, Refusal>,
+    ) -> wasmtime::Result<Result<A, F>> {
+        self.make_good(begun.elapsed());
+        match outcome {
+            Ok(answer) => Ok(Ok(answer.into())),
+            Err(Refusal::Told(failure)) => Ok(Err(failure.into())),
+            Err(Refusal::Ends(error)) => Err(error),
+        }
+    }
+
+    /// What a successful call has made, for the caller to keep, and what stands for credentials in its result.
+    pub(super) fn take_results(&mut self) -> (Vec<NewInstance>, Placeholders) {
+        let created = match &mut self.asked_by {
+            AskedBy::Client(call) => std::mem::take(&mut call.created),
+            AskedBy::Host | AskedBy::Manager(_) => Vec::new(),
+        };
+        (created, std::mem::take(&mut self.placeholders))
+    }
+
+    /// Every host function begins here; `bytes` are in its arguments.
+    fn count(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let calls = self.left.host_calls.checked_sub(1);
+        self.left.host_calls = calls.ok_or(Overrun::HostCalls(self.budget.host_calls))?;
+        self.pass(bytes)
+    }
+
+    /// Counts data on its way to the host or from there.
+    fn pass(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        let left = self.left.host_bytes.checked_sub(bytes);
+        self.left.host_bytes = left.ok_or(Overrun::HostBytes(self.budget.host_bytes))?;
+        Ok(())
+    }
+
+    /// Every host function that needs a grant begins here; `bytes` are in its arguments.
+    fn enter(&mut self, grant: Grant, bytes: usize) -> Result<&mut ToolCall, Refusal> {
+        self.count(bytes)?;
+        if !self.grants.has(grant) {
+            return Err(Refusal::Told(self.denied(grant)));
+        }
+        self.in_tool_call()
+    }
+
+    fn in_tool_call(&mut self) -> Result<&mut ToolCall, Refusal> {
+        match &mut self.asked_by {
+            AskedBy::Client(call) => Ok(call),
+            AskedBy::Host | AskedBy::Manager(_) => Err(Refusal::Ends(wasmtime::Error::msg(
+                "the host can be asked for this in tools.call only",
+            ))),
+        }
+    }
+
+    fn denied(&self, grant: Grant) -> Failure {
+        let (name, grant) = (&self.name, grant.as_str());
+        Failure::new(
+            FailureCode::Denied,
+            format!("the bundle {name} has no grant {grant:?}"),
+            format!("Whoever trusts it with that adds {grant:?} to its `grants` in the configuration file."),
+        )
+    }
+
+    /// The credentials themselves, or what stands for them.
+    fn reveal(&mut self, connection: &Connection) -> wasmtime::Result<Revealed> {
+        let (password, dsn) = (connection.password.expose(), connection.dsn.expose());
+        self.pass(password.len() + dsn.len())?;
+        // Also of what the guest isn't told: it may find out, in the instance itself.
+        self.hide(password);
+        self.hide(dsn);
+        let [password, dsn] = if self.grants.has(Grant::ReadCredentials) {
+            [password.to_owned(), dsn.to_owned()]
+        } else {
+            let placeholders = &mut self.placeholders;
+            self.stand_ins
+                .entry(connection.instance.id)
+                .or_insert_with(|| [placeholders.stand_in(password), placeholders.stand_in(dsn)])
+                .clone()
+        };
+        Ok(Revealed {
+            instance: connection.instance.clone(),
+            password,
+            dsn,
+        })
+    }
+}
+
+/// Why a host function has no answer.
+pub(super) enum Refusal {
+    /// The guest is told, and goes on.
+    Told(Failure),
+    /// The call ends.
+    Ends(wasmtime::Error),
+}
+
+impl From<InstanceError> for Refusal {
+    fn from(error: InstanceError) -> Self {
+        Self::Told((&error).into())
+    }
+}
+
+impl From<wasmtime::Error> for Refusal {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Ends(error)
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        Self::Told(failure)
+    }
+}
+
+/// `text` without `secrets`. They are looked for in the text as it was, each in time proportional to its length: what
+/// stands for one is never taken for another, so the outcome stays within a few times the text.
+fn redacted(text: &str, secrets: &[SecretString]) -> String {
+    let mut is_secret = vec![false; text.len()];
+    for secret in secrets {
+        for (at, found) in text.match_indices(secret.expose_secret()) {
+            is_secret[at..at + found.len()].fill(true);
+        }
+    }
+    let mut shown = String::new();
+    let mut was_secret = false;
+    for (at, character) in text.char_indices() {
+        match (is_secret[at], was_secret) {
+            (false, _) => shown.push(character),
+            (true, false) => shown.push_str("[redacted]"),
+            (true, true) => {}
+        }
+        was_secret = is_secret[at];
+    }
+    shown
+}
+
+/// Counts the memory that a guest holds, tables included.
+pub(super) struct Meter {
+    bytes_left: usize,
+    bytes_max: usize,
+}
+
+impl Meter {
+    fn new(budget: Budget) -> Self {
+        Self {
+            bytes_left: budget.memory_bytes,
+            bytes_max: budget.memory_bytes,
+        }
+    }
+
+    fn take(&mut self, bytes: usize) -> wasmtime::Result<bool> {
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => {
+                self.bytes_left = left;
+                Ok(true)
+            }
+            None => Err(Overrun::Memory(self.bytes_max).into()),
+        }
+    }
+}
+
+impl ResourceLimiter for Meter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        self.take(desired.saturating_sub(current))
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _max: Option<usize>) -> wasmtime::Result<bool> {
+        self.take(desired.saturating_sub(current).saturating_mul(TABLE_ELEMENT_BYTES))
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
+    }
+}
+
+/// What the imports do.
+impl Guest {
+    /// The component's own settings.
+    pub(super) fn own_settings(&mut self) -> wasmtime::Result<String> {
+        self.count(self.settings.len())?;
+        Ok(self.settings.to_string())
+    }
+
+    /// Writes to the host's log.
+    pub(super) fn write_log(&mut self, level: tracing::Level, message: &str) -> wasmtime::Result<()> {
+        self.count(message.len())?;
+        if !self.grants.has(Grant::Log) {
+            tracing::trace!(component = %self.name, "logs without the grant \"log\": dropped");
+            return Ok(());
+        }
+        let left = self.left.log_bytes.checked_sub(message.len() + LOG_LINE_BYTES);
+        self.left.log_bytes = left.ok_or(Overrun::Log(self.budget.log_bytes))?;
+        let message = redacted(message, &self.secrets);
+        let component = &self.name;
+        // `Debug` keeps line breaks and control characters out of a line-based log.
+        match level {
+            tracing::Level::ERROR => tracing::error!(%component, ?message),
+            tracing::Level::WARN => tracing::warn!(%component, ?message),
+            tracing::Level::INFO => tracing::info!(%component, ?message),
+            _ => tracing::debug!(%component, ?message),
+        }
+        Ok(())
+    }
+
+    /// `len` random bytes.
+    pub(super) fn random_bytes(&mut self, len: u32) -> wasmtime::Result<Vec<u8>> {
+        self.count(len as usize)?;
+        if len > RANDOM_BYTES_MAX {
+            return Err(wasmtime::Error::msg(format!(
+                "asked for {len} random bytes, may have {RANDOM_BYTES_MAX}"
+            )));
+        }
+        let mut bytes = vec![0; len as usize];
+        rand::rngs::SysRng.try_fill_bytes(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Milliseconds since 1970.
+    pub(super) fn now(&mut self) -> Result<u64, Refusal> {
+        self.count(0)?;
+        if !self.grants.has(Grant::Clock) {
+            return Err(self.denied(Grant::Clock).into());
+        }
+        // A clock before 1970 is nobody's that has ever fetched this program.
+        let since = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Everything there is, for a policy that counts.
+    pub(super) async fn inventory(&mut self) -> Result<Vec<Holding>, Refusal> {
+        self.count(0)?;
+        let AskedBy::Manager(inventory) = &self.asked_by else {
+            return Err(Refusal::Ends(wasmtime::Error::msg(
+                "the host can be asked for this in answers to the host only",
+            )));
+        };
+        let holdings = inventory.holdings().await?;
+        self.pass(holdings.len() * INSTANCE_BYTES)?;
+        Ok(holdings)
+    }
+
+    pub(super) async fn query_instance(
+        &mut self,
+        id: &str,
+        statement: &str,
+        parameters: Vec<sql::Value>,
+    ) -> Result<sql::Table, Refusal> {
+        let bytes = id.len() + statement.len() + parameters.iter().map(sql::Value::bytes).sum::<usize>();
+        let call = self.enter(Grant::Sql, bytes)?;
+        let table = call
+            .manager
+            .query(parse_id(id)?, statement, &parameters, &call.caller)
+            .await?;
+        self.pass(table.rows.iter().flatten().map(sql::Value::bytes).sum())?;
+        Ok(table)
+    }
+
+    pub(super) async fn execute_on_instance(&mut self, id: &str, script: &str) -> Result<(), Refusal> {
+        let call = self.enter(Grant::Sql, id.len() + script.len())?;
+        Ok(call.manager.execute(parse_id(id)?, script, &call.caller).await?)
+    }
+
+    pub(super) async fn create_instance(&mut self, request: CreateRequest) -> Result<(Revealed, Vec<String>), Refusal> {
+        let password = request.password.as_ref().map(ExposeSecret::expose_secret);
+        let asked = [&request.version, &request.database, &request.username];
+        let texts = asked.into_iter().flatten().map(String::as_str).chain(password);
+        let bytes = texts.map(str::len).sum::<usize>() + INSTANCE_BYTES;
+        let (left, may) = (self.left.instances.checked_sub(1), self.budget.instances);
+        self.left.instances = left.unwrap_or_default();
+        self.enter(Grant::Create, bytes)?;
+        left.ok_or_else(|| wasmtime::Error::from(Overrun::Instances(may)))?;
+        if let Some(password) = password {
+            self.hide(password);
+        }
+        let call = self.in_tool_call()?;
+        let made = call.manager.create(&request, &call.caller, &call.progress).await?;
+        let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
+        call.created.push(made);
+        Ok((self.reveal(&connection)?, warnings))
+    }
+
+    pub(super) async fn list_instances(&mut self) -> Result<Vec<Instance>, Refusal> {
+        let call = self.enter(Grant::Read, 0)?;
+        let instances = call.manager.list(&call.caller).await?;
+        self.pass(instances.len() * INSTANCE_BYTES)?;
+        Ok(instances)
+    }
+
+    pub(super) async fn get_instance(&mut self, id: &str) -> Result<Revealed, Refusal> {
+        let call = self.enter(Grant::Read, id.len() + INSTANCE_BYTES)?;
+        let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
+        Ok(self.reveal(&connection)?)
+    }
+
+    pub(super) async fn drop_instance(&mut self, id: &str) -> Result<(), Refusal> {
+        let call = self.enter(Grant::Drop, id.len())?;
+        let id = parse_id(id)?;
+        call.manager.remove(id, &call.caller).await?;
+        // What this call itself has made is neither to be kept nor to be dropped again.
+        for gone in call.created.extract_if(.., |made| made.connection().instance.id == id) {
+            gone.forget();
+        }
+        Ok(())
+    }
+
+    pub(super) async fn extend_instance(&mut self, id: &str, ttl_seconds: Option<u64>) -> Result<Instance, Refusal> {
+        let call = self.enter(Grant::Create, id.len() + INSTANCE_BYTES)?;
+        let id = parse_id(id)?;
+        let extended = call.manager.extend(id, ttl_seconds, &call.caller).await?;
+        // What this call itself has made is kept later, for as long as it says by then.
+        for made in call
+            .created
+            .iter_mut()
+            .filter(|made| made.connection().instance.id == id)
+        {
+            made.live(extended.lifetime);
+        }
+        Ok(extended)
+    }
+
+    pub(super) async fn check_instance(&mut self, id: &str) -> Result<HealthReport, Refusal> {
+        let call = self.enter(Grant::Health, id.len() + INSTANCE_BYTES)?;
+        Ok(call.manager.health(parse_id(id)?, &call.caller).await?)
+    }
+}
+
+fn parse_id(text: &str) -> Result<InstanceId, Failure> {
+    text.parse().map_err(|InvalidValue(message)| {
+        Failure::invalid(vec![FieldError {
+            field: "id".into(),
+            message,
+        }])
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+    use crate::instance::{ConnectionUri, Password, Status};
+
+    fn guest(grants: impl IntoIterator<Item = Grant>) -> Guest {
+        let budget = Budget::BUNDLE;
+        Guest {
+            meter: Meter::new(budget),
+            name: "guest".into(),
+            settings: "{}".into(),
+            grants: grants.into_iter().collect(),
+            budget,
+            left: budget,
+            ticks_left: 0,
+            waited: Duration::ZERO,
+            secrets: Vec::new(),
+            placeholders: Placeholders::default(),
+            stand_ins: HashMap::new(),
+            asked_by: AskedBy::Host,
+        }
+    }
+
+    fn connection(password: &str) -> Connection {
+        let (engine, _) = FakeEngine::default().with_instance(Status::Running);
+        let found = engine.instances.lock().expect("unpoisoned").remove(0);
+        Connection {
+            instance: found.instance,
+            password: Password::new(password).expect("a password"),
+            dsn: ConnectionUri::new(format!("postgresql://postgres:{password}@127.0.0.1/")),
+        }
+    }
+
+    #[test]
+    fn secrets_are_looked_for_in_the_text_as_it_was() {
+        let of = |text: &str, secrets: &[&str]| {
+            let secrets: Vec<SecretString> = secrets.iter().map(|&secret| secret.into()).collect();
+            redacted(text, &secrets)
+        };
+        assert_eq!(of("me", &["e"]), "m[redacted]");
+        assert_eq!(of("me", &["e", "d", "r", "redacted", "["]), "m[redacted]");
+        assert_eq!(of("é: s3cret, s3", &["s3", "s3cret"]), "é: [redacted], [redacted]");
+        assert_eq!(
+            of("uri://s3cret@é s3cret", &["s3cret", "uri://s3cret@é"]),
+            "[redacted] [redacted]"
+        );
+        assert_eq!(
+            of("abcd", &["abc", "bcd"]),
+            "[redacted]",
+            "where they overlap nothing stays"
+        );
+        assert_eq!(of("é", &["è"]), "é");
+        assert_eq!(of("nothing", &[]), "nothing");
+    }
+
+    #[tokio::test]
+    async fn a_password_that_a_guest_makes_up_is_a_secret_only_where_it_may_create() {
+        let mut guest = guest([Grant::Read]);
+        let request = CreateRequest {
+            password: Some("e".to_owned().into()),
+            ..CreateRequest::default()
+        };
+        assert!(guest.create_instance(request).await.is_err());
+        assert!(guest.secrets.is_empty());
+    }
+
+    #[test]
+    fn what_an_instance_is_known_by_is_counted_each_time_and_kept_once() {
+        let mut guest = guest([Grant::Read]);
+        let (one, other) = (connection("s3cret"), connection("s3cret"));
+        let before = guest.left.host_bytes;
+        let told = guest.reveal(&one).expect("within the budget");
+        assert!(told.password.starts_with("credential-"), "{}", told.password);
+        let each = before - guest.left.host_bytes;
+        assert_eq!(each, one.password.expose().len() + one.dsn.expose().len());
+        for _ in 0..9 {
+            let again = guest.reveal(&one).expect("within the budget");
+            assert_eq!((&again.password, &again.dsn), (&told.password, &told.dsn));
+        }
+        assert_eq!(before - guest.left.host_bytes, 10 * each);
+        assert_eq!(guest.secrets.len(), 2);
+        let other = guest.reveal(&other).expect("within the budget");
+        assert_ne!(
+            other.password, told.password,
+            "nobody learns whose passwords are the same"
+        );
+        guest.left.host_bytes = each - 1;
+        assert!(guest.reveal(&one).is_err());
+    }
+
+    #[test]
+    fn waiting_gives_back_what_the_clock_takes_for_it_and_no_more() {
+        let mut guest = guest([]);
+        guest.make_good(TICK * 100);
+        assert_eq!(
+            guest.ticks_left, 1,
+            "a guest is interrupted once, however long it waited"
+        );
+        for _ in 0..4 {
+            guest.make_good(TICK / 4);
+        }
+        assert_eq!(guest.ticks_left, 2, "short waits are taken for computing now and then");
+        guest.make_good(TICK / 4);
+        assert_eq!(guest.ticks_left, 2);
+    }
+}
