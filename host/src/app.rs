@@ -129,26 +129,29 @@ impl App {
                     pool_size: self.config.pool.size,
                     keeps_on_exit: self.config.instance.on_exit == OnExit::Keep,
                 };
-                let manager = InstanceManager::new(
+                Ok(InstanceManager::new(
                     Arc::clone(&self.engine),
                     policy,
                     settings,
                     self.owners.clone(),
                     self.tracker.clone(),
-                );
-                let (engine, sweeper) = (Arc::clone(&self.engine), manager.clone());
-                self.tracker.spawn(async move {
-                    if let Err(error) = engine.recover().await {
-                        tracing::warn!(%error, "what killed processes have left stays for now");
-                    }
-                    // Whoever asks for the engine next is told.
-                    if let Err(error) = sweeper.sweep(false).await {
-                        tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
-                    }
-                });
-                Ok(manager)
+                ))
             })
             .await
+    }
+
+    /// Removes in the background what is over and what killed processes have left, as every command does at its start.
+    pub fn tidy(&self, manager: &InstanceManager) {
+        let (engine, manager) = (Arc::clone(&self.engine), manager.clone());
+        self.tracker.spawn(async move {
+            if let Err(error) = engine.recover().await {
+                tracing::warn!(%error, "what killed processes have left stays for now");
+            }
+            // Whoever asks for the engine next is told.
+            if let Err(error) = manager.sweep(false).await {
+                tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
+            }
+        });
     }
 
     /// The tools that the bundles offer. The first call loads them.

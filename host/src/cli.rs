@@ -243,6 +243,10 @@ fn finish(outcome: Result<ExitCode, Failure>, ui: &mut Ui) -> ExitCode {
 impl PostgresVerb {
     async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let manager = app.manager().await?;
+        // A prune says itself what it removes, or would.
+        if !matches!(self, Self::Prune(_)) {
+            app.tidy(manager);
+        }
         match self {
             Self::Create(create) => create.run(manager, ui).await,
             Self::List(list) => list.run(manager, ui).await,

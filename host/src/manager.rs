@@ -964,7 +964,7 @@ mod tests {
 
     /// Allows what it is told to, and plans every create with the same password.
     #[derive(Debug, Default)]
-    struct Rules {
+    pub(super) struct Rules {
         denied: Vec<Action>,
         creates_denied: bool,
         broken: bool,

@@ -106,9 +106,16 @@ async fn what_a_killed_server_had_goes_with_the_next_command_and_nothing_of_a_li
         "nobody was there to remove it"
     );
 
-    let would = json_of(&environment, &["postgres", "prune", "--dry-run"]);
-    drop(would);
-    json_of(&environment, &["postgres", "prune"]);
+    for arguments in [&["postgres", "prune", "--dry-run"][..], &["postgres", "prune"]] {
+        assert!(is_there(&environment, engine, &orphan).await, "a dry run only says");
+        let pruned = json_of(&environment, arguments);
+        let mut removed = pruned["removed"].as_array().expect("a list").iter();
+        let of_ours = removed.find(|removed| removed["name"] == orphan.as_str());
+        assert_eq!(
+            of_ours.expect("it is named")["reason"],
+            "the process that it belongs to has ended"
+        );
+    }
     assert!(!is_there(&environment, engine, &orphan).await);
     assert!(is_there(&environment, engine, &kept).await);
     let health = living.succeed("health_check_postgres", json!({ "id": kept })).await;

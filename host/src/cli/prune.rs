@@ -10,10 +10,11 @@ use crate::engine::Pruned;
 use crate::failure::Failure;
 use crate::manager::InstanceManager;
 
-/// Remove what is of no use any more: old templates, and what processes that were killed have left
+/// Remove what is of no use any more: instances that are over, old templates, what killed processes have left
 ///
+/// An instance is over when its time to live has passed, or the MCP server that it belongs to has ended without dropping it.
 /// A template is what instances start from. It is old if its image or its programs have changed or gone, or after 30 days;
-/// it is made anew when it is needed. Instances are never touched.
+/// it is made anew when it is needed.
 #[derive(Debug, Args)]
 pub(super) struct Prune {
     /// Only show what would be removed

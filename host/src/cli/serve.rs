@@ -28,6 +28,7 @@ impl Serve {
         };
         // Each compiles its component where nobody has before.
         let (toolbox, manager) = tokio::try_join!(app.toolbox(), app.manager())?;
+        app.tidy(manager);
         let policy = app.policy().await?.provenance();
         let server = Server::new(
             Arc::clone(toolbox),

@@ -97,3 +97,42 @@ impl Inventory for Known {
         Ok(holdings)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+    use crate::instance::Status;
+
+    fn owner() -> Owner {
+        Owner {
+            process: "scope.process".into(),
+            machine: "laptop".into(),
+            process_id: 4711,
+            team: None,
+            client: None,
+        }
+    }
+
+    async fn ids(inventory: &Arc<dyn Inventory>) -> Vec<InstanceId> {
+        let holdings = inventory.holdings().await.expect("told");
+        holdings.iter().map(|holding| holding.id).collect()
+    }
+
+    #[tokio::test]
+    async fn a_create_sees_those_that_began_before_it_and_not_itself() {
+        let (engine, there) = FakeEngine::default().with_instance(Status::Running);
+        let engine: Arc<dyn Engine> = Arc::new(engine);
+        let beginnings = Beginnings::default();
+        let (first, seen_by_first) = beginnings.begin(&owner(), &engine);
+        let (_second, seen_by_second) = beginnings.begin(&owner(), &engine);
+        assert_eq!(ids(&seen_by_first).await, [there]);
+        assert_eq!(ids(&seen_by_second).await.len(), 2);
+        // Once the engine lists what the first makes, it isn't counted twice.
+        first.becomes(there);
+        let (_third, seen_by_third) = beginnings.begin(&owner(), &engine);
+        assert_eq!(ids(&seen_by_third).await.len(), 2, "the one there, and the second");
+        drop(first);
+        assert_eq!(ids(&beginnings.inventory(&engine)).await.len(), 3);
+    }
+}

@@ -173,3 +173,198 @@ impl InstanceManager {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+    use crate::engine::Engine as _;
+    use crate::engine::fake::FakeEngine;
+    use crate::instance::{Caller, CreateRequest, Defaults, Image, Limits, Owner, ProgressSink, Status};
+    use crate::manager::Settings;
+    use crate::manager::tests::Rules;
+    use crate::owner::Owners;
+
+    struct Desk {
+        engine: Arc<FakeEngine>,
+        manager: InstanceManager,
+        tracker: TaskTracker,
+        owners: Owners,
+        state: tempfile::TempDir,
+    }
+
+    impl Desk {
+        fn new(engine: FakeEngine) -> Self {
+            let state = tempfile::tempdir().expect("a folder");
+            let owners = Owners::new(Some(state.path()));
+            let (engine, tracker) = (Arc::new(engine), TaskTracker::new());
+            let settings = Settings {
+                defaults: Defaults {
+                    image: Image::new("postgres", "17").expect("an image"),
+                    limits: Limits::new(512, 1000).expect("limits"),
+                    durable: false,
+                },
+                ports: "1-9".parse().expect("a range"),
+                ready_timeout: Duration::from_secs(1),
+                pool_size: 0,
+                keeps_on_exit: false,
+            };
+            let manager = InstanceManager::new(
+                engine.clone(),
+                Arc::new(Rules::default()),
+                settings,
+                owners.clone(),
+                tracker.clone(),
+            );
+            Self {
+                engine,
+                manager,
+                tracker,
+                owners,
+                state,
+            }
+        }
+
+        /// One more instance of this owner and lifetime.
+        fn add(&self, owner: Option<Owner>, lifetime: Lifetime) -> InstanceId {
+            let (other, id) = FakeEngine::default().with_instance(Status::Running);
+            let mut found = other.instances.lock().expect("unpoisoned").remove(0);
+            found.instance.owner = owner;
+            found.instance.lifetime = lifetime;
+            self.engine.instances.lock().expect("unpoisoned").push(found);
+            id
+        }
+
+        fn has(&self, id: InstanceId) -> bool {
+            let instances = self.engine.instances.lock().expect("unpoisoned");
+            instances.iter().any(|found| found.instance.id == id)
+        }
+
+        /// As a process of this machine had it that has ended.
+        fn ended(&self) -> Owner {
+            Owners::new(Some(self.state.path())).owner(&Caller::default())
+        }
+    }
+
+    fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 + seconds)
+    }
+
+    #[tokio::test]
+    async fn what_is_past_its_time_by_its_engines_own_clock_is_removed_and_nothing_else() {
+        // Years from what this machine's clock shows.
+        let desk = Desk::new(FakeEngine {
+            now: Some(at(100)),
+            ..FakeEngine::default()
+        });
+        let over = desk.add(None, Lifetime::Until(at(100)));
+        let not_yet = desk.add(None, Lifetime::Until(at(101)));
+        let endless = desk.add(None, Lifetime::Unlimited);
+        let caller = Caller::default();
+        let listed = desk.manager.list(&caller).await.expect("a list");
+        assert!(
+            listed.iter().all(|instance| instance.id != over),
+            "it counts as gone at once"
+        );
+        desk.manager.get(over, &caller).await.expect_err("it counts as gone");
+        assert!(desk.has(over));
+
+        let would = desk.manager.sweep(true).await.expect("swept");
+        assert_eq!((would.len(), would[0].name.clone()), (1, over.to_string()));
+        assert!(desk.has(over), "only said");
+        desk.manager.sweep(false).await.expect("swept");
+        assert_eq!([over, not_yet, endless].map(|id| desk.has(id)), [false, true, true]);
+    }
+
+    #[tokio::test]
+    async fn what_belongs_to_a_process_that_has_ended_is_removed_unless_it_was_given_time() {
+        let desk = Desk::new(FakeEngine::default());
+        let living = desk.owners.owner(&Caller::default());
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let foreign = Owners::new(Some(elsewhere.path())).owner(&Caller::default());
+        let orphan = desk.add(Some(desk.ended()), Lifetime::Session);
+        let given_time = desk.add(
+            Some(desk.ended()),
+            Lifetime::Until(SystemTime::now() + Duration::from_mins(1)),
+        );
+        let kept = desk.add(Some(desk.ended()), Lifetime::Unlimited);
+        let of_living = desk.add(Some(living), Lifetime::Session);
+        // Another machine's: whether that process lives can't be told here.
+        let of_foreign = desk.add(Some(foreign), Lifetime::Session);
+        let swept = desk.manager.sweep(false).await.expect("swept");
+        assert_eq!(swept.len(), 1, "{swept:?}");
+        assert_eq!(swept[0].reason, "the process that it belongs to has ended");
+        assert_eq!(
+            [orphan, given_time, kept, of_living, of_foreign].map(|id| desk.has(id)),
+            [false, true, true, true, true]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_removes_its_own_sessions_instances_and_those_alone() {
+        let desk = Desk::new(FakeEngine::default());
+        let mine = desk.owners.owner(&Caller::default());
+        let [session, extended, dropped] = [(); 3].map(|()| desk.add(Some(mine.clone()), Lifetime::Session));
+        let others = desk.add(Some(desk.ended()), Lifetime::Session);
+        for id in [session, extended, dropped] {
+            desk.manager.sessions.add(id);
+        }
+        let later = Lifetime::Until(SystemTime::now() + Duration::from_mins(1));
+        // By another process, which tells nobody.
+        desk.engine.keep(extended, later).await.expect("it is there");
+        desk.engine.remove(dropped).await.expect("it is there");
+        desk.manager.close();
+        desk.tracker.close();
+        desk.tracker.wait().await;
+        assert_eq!([session, extended, others].map(|id| desk.has(id)), [false, true, true]);
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_does_not_tell_the_time_lets_nothing_expire() {
+        let desk = Desk::new(FakeEngine {
+            now: Some(at(0)),
+            ..FakeEngine::default()
+        });
+        let id = desk.add(None, Lifetime::Until(at(1)));
+        // A clock that was set back: the end is further away, and that is all.
+        desk.manager.sweep(false).await.expect("swept");
+        assert!(desk.has(id));
+        let instance = desk.engine.get(id).await.expect("an answer").expect("there").instance;
+        assert_eq!(
+            desk.manager.left(&instance).await.expect("told"),
+            Left::Time(Duration::from_secs(1))
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_keeps_sweeping_looks_when_the_next_one_ends_and_every_15_seconds_at_least() {
+        let desk = Desk::new(FakeEngine {
+            now: Some(at(0)),
+            ..FakeEngine::default()
+        });
+        assert_eq!(desk.manager.until_next_end().await, LOOK_PAUSE);
+        desk.add(None, Lifetime::Until(at(3600)));
+        assert_eq!(desk.manager.until_next_end().await, LOOK_PAUSE);
+        desk.add(None, Lifetime::Until(at(7)));
+        assert_eq!(desk.manager.until_next_end().await, Duration::from_secs(7));
+        desk.add(None, Lifetime::Until(at(0)));
+        assert_eq!(desk.manager.until_next_end().await, LOOK_PAUSE_MIN);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_create_that_the_engine_refuses_is_no_holding_any_more() {
+        let desk = Desk::new(FakeEngine {
+            taken: (1..=9).collect(),
+            ..FakeEngine::default()
+        });
+        let (request, caller, progress) = (CreateRequest::default(), Caller::default(), ProgressSink::none());
+        let outcome = desk.manager.create(&request, &caller, &progress).await;
+        outcome.expect_err("every port is taken");
+        let holdings = desk.manager.inventory().holdings().await.expect("told");
+        assert_eq!(holdings, []);
+    }
+}
