@@ -184,7 +184,7 @@ async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCod
         },
         Verb::Mcp(McpVerb::Serve(serve)) => {
             with_app(load()?, environment, Level::INFO, ui, async |app, _| {
-                serve.run(app).await
+                Box::pin(serve.run(app)).await
             })
             .await
         }

@@ -122,7 +122,6 @@ impl Default for Metrics {
 
 impl Metrics {
     /// A create begins; it is counted when what this returns is told its end, or is dropped.
-    #[must_use]
     pub fn creating(&self) -> Creating<'_> {
         Creating {
             metrics: self,

@@ -11,7 +11,7 @@ use oci_client::secrets::RegistryAuth;
 use crate::environment::Environment;
 
 /// How long a credential helper may take: some ask the user.
-const HELPER_MAX: Duration = Duration::from_secs(60);
+const HELPER_MAX: Duration = Duration::from_mins(1);
 /// How Docker's configuration calls its Hub.
 const HUB: &str = "https://index.docker.io/v1/";
 

@@ -181,7 +181,11 @@ impl Conversation<'_> {
         let cause = cause(error);
         match error {
             OciDistributionError::DigestError(DigestError::VerificationError { .. }) => PullError::Tampered(cause),
-            OciDistributionError::IoError(error) if error.get_ref().is_some_and(|inner| inner.is::<DigestError>()) => {
+            OciDistributionError::IoError(error)
+                if error
+                    .get_ref()
+                    .is_some_and(<dyn std::error::Error + Send + Sync>::is::<DigestError>) =>
+            {
                 PullError::Tampered(cause)
             }
             OciDistributionError::RequestError(error) if error.is_timeout() || error.is_connect() => {

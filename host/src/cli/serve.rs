@@ -43,11 +43,11 @@ impl Serve {
                 None => std::future::pending().await,
             }
         };
-        let served = tokio::select! {
-            served = server.serve(tokio::io::stdin(), tokio::io::stdout()) => served,
+        let outcome = tokio::select! {
+            ended = server.serve(tokio::io::stdin(), tokio::io::stdout()) => ended,
             never = metrics => match never {},
         };
-        match served {
+        match outcome {
             Ok(()) => Ok(ExitCode::Ok),
             Err(error) => Err(Failure::new(FailureCode::Failed, error.to_string(), "")),
         }

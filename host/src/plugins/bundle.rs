@@ -243,7 +243,7 @@ impl Bundle {
             created: Vec::new(),
         };
         let (result, (created, placeholders)) = self
-            .call_guest(AskedBy::Client(call), async |tools, store| {
+            .call_guest(AskedBy::Client(Box::new(call)), async |tools, store| {
                 let result = tools.call(&mut *store, tool.own_name(), &arguments).await?;
                 Ok((result, store.data_mut().take_results()))
             })

@@ -65,7 +65,7 @@ pub(super) enum AskedBy {
     /// The manager, for a policy's answer.
     Manager(Arc<dyn Inventory>),
     /// An MCP client, for a tool's result.
-    Client(ToolCall),
+    Client(Box<ToolCall>),
 }
 
 /// An instance with what opens it, as a guest may see it.

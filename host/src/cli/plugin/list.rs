@@ -14,7 +14,7 @@ use crate::plugins::provenance::{Provenance, State, to_json};
 /// List the policy and the tool bundles that the configuration loads: where each comes from, what it may do, how it stands
 ///
 /// Each is loaded as `mcp serve` would load it. The exit code says whether all of them can be. MCP clients of a server read
-/// the same in the resource dev-postgres-mcp://plugins.
+/// the same in the resource `dev-postgres-mcp://plugins`.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct List {}
 

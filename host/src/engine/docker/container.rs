@@ -64,13 +64,12 @@ pub(super) fn is_waiting(container: &ContainerSummary) -> bool {
     names.any(|name| name.trim_start_matches('/').starts_with(WAITING))
 }
 
-/// What a container is when it is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// It is an instance from the start.
-    Instance { created_at: SystemTime },
-    /// It waits to become one.
-    Waiting,
+/// Whose a container is, and what it is when it is made.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Marks<'a> {
+    pub(super) owner: &'a Owner,
+    /// `None` for one that waits to become an instance.
+    pub(super) created_at: Option<SystemTime>,
 }
 
 /// What an image says of itself that matters here.
@@ -173,8 +172,7 @@ pub(super) fn body(
     template: Option<&str>,
     network: &str,
     published: (IpAddr, Port),
-    owner: &Owner,
-    role: Role,
+    marks: Marks<'_>,
 ) -> ContainerCreateBody {
     let (address, port) = published;
     let memory = i64::from(spec.limits.memory_mib()) << 20;
@@ -218,9 +216,9 @@ pub(super) fn body(
         // One empty string is Docker's word for none.
         entrypoint: template.map(|_| vec![String::new()]),
         cmd: command(spec, image),
-        labels: Some(labels(id, spec, port, owner, role)),
-        env: Some(match role {
-            Role::Instance { .. } => vec![
+        labels: Some(labels(id, spec, port, marks)),
+        env: Some(match marks.created_at {
+            Some(_) => vec![
                 format!("POSTGRES_USER={}", bootstrap::user(&spec.username)),
                 format!("{}={}", bootstrap::USERNAME_VARIABLE, spec.username.as_str()),
                 format!("POSTGRES_DB={}", spec.database.as_str()),
@@ -229,7 +227,7 @@ pub(super) fn body(
                 format!("{PASSWORD_VARIABLE}={}", spec.password.expose()),
             ],
             // The template's own password is of no use any more, and isn't to look like the instance's.
-            Role::Waiting => vec!["POSTGRES_PASSWORD=".to_owned(), format!("PGDATA={DATA_DIRECTORY}")],
+            None => vec!["POSTGRES_PASSWORD=".to_owned(), format!("PGDATA={DATA_DIRECTORY}")],
         }),
         exposed_ports: Some(vec![CONTAINER_PORT.into()]),
         host_config: Some(host_config),
@@ -287,7 +285,8 @@ fn major(spec: &InstanceSpec, image: &ImageFacts) -> Option<u32> {
     image.major.or_else(|| tag[..digits].parse().ok())
 }
 
-fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, owner: &Owner, role: Role) -> HashMap<String, String> {
+fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, marks: Marks<'_>) -> HashMap<String, String> {
+    let Marks { owner, created_at } = marks;
     let mut labels = vec![
         (label::ID, id.to_string()),
         (label::VERSION, spec.image.version().to_owned()),
@@ -297,7 +296,7 @@ fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, owner: &Owner, role: 
         (label::PROCESS_ID, owner.process_id.to_string()),
     ];
     labels.extend(owner.team.as_ref().map(|team| (label::TEAM, team.to_string())));
-    if let Role::Instance { created_at } = role {
+    if let Some(created_at) = created_at {
         labels.extend([
             (label::DATABASE, spec.database.as_str().to_owned()),
             (label::USERNAME, spec.username.as_str().to_owned()),
@@ -493,8 +492,10 @@ mod tests {
             None,
             "net",
             published,
-            &owner(),
-            Role::Instance { created_at },
+            Marks {
+                owner: &owner(),
+                created_at: Some(created_at),
+            },
         )
     }
 

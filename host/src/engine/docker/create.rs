@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tracing::Instrument as _;
 
 use super::client::{CallError, Trace};
-use super::container::{self, ImageFacts, Role};
+use super::container::{self, ImageFacts, Marks};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
 use crate::engine::provision::{Copied, Session, provision};
@@ -248,12 +248,11 @@ impl Job {
         let created_at = now_in_seconds();
         let published = (address, self.port);
         let image = template.map(|template| template.image.as_str());
-        let role = if self.waits {
-            Role::Waiting
-        } else {
-            Role::Instance { created_at }
+        let marks = Marks {
+            owner: &self.owner,
+            created_at: (!self.waits).then_some(created_at),
         };
-        let body = container::body(self.id, &self.spec, facts, image, network, published, &self.owner, role);
+        let body = container::body(self.id, &self.spec, facts, image, network, published, marks);
         let container_id = self.create_container(body).await.map_err(|setback| match setback {
             Setback::Failed(error @ EngineError::NoSuchImage { .. }) if template.is_some() => {
                 Setback::TemplateGone(error)

@@ -15,7 +15,7 @@ use crate::instance::Lifetime;
 /// The file's name, in the root: a server that was started from a template may not write there.
 const NAME: &str = "dev-postgres-mcp.lease";
 /// From when on an end is none: 2100-01-01, beyond the longest time to live.
-const NEVER: Duration = Duration::from_secs(4_102_444_800);
+const NEVER: Duration = Duration::from_hours(24 * 47_482);
 
 /// What a container's lease says; `None` if it has none, or has gone.
 pub(super) async fn read(client: &Client, container_id: &str) -> Result<Option<Lifetime>, EngineError> {
