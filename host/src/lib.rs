@@ -65,6 +65,7 @@
 //! | `plugins/versions.rs` | which WIT version a component is made for; what all of them have in common | Docker, MCP |
 //! | `plugins/v0_1.rs`, `plugins/v0_2.rs` | one version of the WIT package: bindings, imports, conversion | Docker, MCP |
 //! | `mcp.rs`, `mcp/transport.rs`, `mcp/progress.rs`, `mcp/resources.rs` | the MCP server | bollard, wasmtime |
+//! | `mcp/inbound.rs`, `mcp/outline.rs` | what a client sends, and the answer to what is no message | bollard, wasmtime |
 //! | `mcp/error.rs` | the one mapping from failures to MCP | bollard, wasmtime |
 //!
 //! # Invariants

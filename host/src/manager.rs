@@ -957,10 +957,15 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use async_trait::async_trait;
+    use proptest::prelude::*;
+    use proptest::test_runner::FileFailurePersistence;
 
     use super::*;
     use crate::engine::fake::{FakeEngine, Server};
-    use crate::instance::{ConnectionUri, Image, Limits, Share};
+    use crate::instance::{ConnectionUri, DatabaseName, Image, Limits, RoleName, Share};
+    use crate::plugins::cache::Cache;
+    use crate::plugins::policy::ComponentPolicy;
+    use crate::plugins::{Runtime, Source};
 
     /// Allows what it is told to, and plans every create with the same password.
     #[derive(Debug, Default)]
@@ -1021,6 +1026,10 @@ mod tests {
     }
 
     fn desk(engine: FakeEngine, rules: Rules, ports: &str) -> Desk {
+        desk_with(engine, Arc::new(rules), ports)
+    }
+
+    fn desk_with(engine: FakeEngine, policy: Arc<dyn Policy>, ports: &str) -> Desk {
         let engine = Arc::new(engine);
         let tracker = TaskTracker::new();
         let settings = Settings {
@@ -1036,7 +1045,7 @@ mod tests {
         };
         let manager = InstanceManager::new(
             engine.clone(),
-            Arc::new(rules),
+            policy,
             settings,
             Owners::new(None),
             tracker.clone(),
@@ -1333,5 +1342,84 @@ mod tests {
             let report = desk.manager.health(id, &caller()).await.expect("a report");
             assert_eq!((report.health, report.message.as_str()), (Health::Stopped, message));
         }
+    }
+
+    /// Texts of every kind, many of them close to what is allowed.
+    fn texts() -> impl Strategy<Value = Option<String>> {
+        const SPECIAL: [&str; 11] = [
+            "",
+            "public",
+            "none",
+            "template0",
+            "pg_",
+            "a\0b",
+            "Ünï \"x\" 'y'",
+            "\\",
+            "\n",
+            "%41",
+            "$1; --",
+        ];
+        let text = prop_oneof![
+            any::<String>(),
+            "[a-z\\x00ü]{60,66}",
+            "\\PC{0,40}",
+            "[x\\x00]{1020,1028}",
+            proptest::sample::select(&SPECIAL[..]).prop_map(str::to_owned),
+        ];
+        proptest::option::of(text)
+    }
+
+    #[test]
+    fn what_no_server_can_take_is_refused_before_the_engine_is_asked_and_anything_else_reaches_it_as_it_is() {
+        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let source = Source {
+            name: "policy-default".into(),
+            from: "built in".into(),
+            bytes: include_bytes!(concat!(env!("OUT_DIR"), "/policy-default.wasm"))
+                .as_slice()
+                .into(),
+            sha256: None,
+            settings: serde_json::Map::new(),
+        };
+        let sandboxes = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
+        let loaded = runtime.block_on(ComponentPolicy::load(&sandboxes, &source));
+        let policy: Arc<dyn Policy> = Arc::new(loaded.expect("it loads"));
+        let config = ProptestConfig {
+            cases: 400,
+            failure_persistence: Some(Box::new(FileFailurePersistence::Direct(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/regressions"
+            )))),
+            ..ProptestConfig::default()
+        };
+        proptest!(config, |(database in texts(), username in texts(), password in texts())| {
+            let fits = database.as_deref().is_none_or(|text| text.parse::<DatabaseName>().is_ok())
+                && username.as_deref().is_none_or(|text| text.parse::<RoleName>().is_ok())
+                && password.as_deref().is_none_or(|text| Password::new(text).is_ok());
+            let request = CreateRequest {
+                database: database.clone(),
+                username: username.clone(),
+                password: password.clone().map(Into::into),
+                ..CreateRequest::default()
+            };
+            let engine = FakeEngine {
+                server: Server::Dies(Ended { how: "ended".into(), last_lines: Vec::new() }),
+                ..FakeEngine::default()
+            };
+            let desk = desk_with(engine, Arc::clone(&policy), "9-9");
+            let sink = ProgressSink::none();
+            let error = runtime.block_on(desk.manager.create(&request, &caller(), &sink)).expect_err("it dies");
+            if !fits {
+                prop_assert!(matches!(error, InstanceError::Rejected(Rejection::Invalid(_))), "{error}");
+                prop_assert_eq!(desk.engine.calls(), Vec::<String>::new());
+                return Ok(());
+            }
+            prop_assert!(matches!(error, InstanceError::Died(_)), "{error}");
+            let asked = desk.engine.specs();
+            prop_assert_eq!(asked.len(), 1);
+            prop_assert_eq!(asked[0].database.as_str(), database.as_deref().unwrap_or("postgres"));
+            prop_assert_eq!(asked[0].username.as_str(), username.as_deref().unwrap_or("postgres"));
+            prop_assert!(password.is_none_or(|password| password == asked[0].password.expose()));
+        });
     }
 }

@@ -1,6 +1,8 @@
 //! The MCP server: tools over JSON-RPC on two pipes, for both protocol eras that rmcp speaks.
 
 mod error;
+mod inbound;
+mod outline;
 mod progress;
 mod resources;
 mod transport;

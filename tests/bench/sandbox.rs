@@ -1,8 +1,8 @@
 //! What a tool call costs in the host itself: JSON-RPC, a bundle and a policy in fresh sandboxes, on an engine that does
 //! nothing. Docker and PostgreSQL aside, this is all that a call does.
 
-use std::borrow::Cow;
-use std::path::PathBuf;
+#![forbid(unsafe_code)]
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -18,9 +18,7 @@ use dev_postgres_mcp::instance::{
 use dev_postgres_mcp::manager::{InstanceManager, Settings};
 use dev_postgres_mcp::mcp::Server;
 use dev_postgres_mcp::owner::Owners;
-use dev_postgres_mcp::plugins::cache::Cache;
-use dev_postgres_mcp::plugins::policy::ComponentPolicy;
-use dev_postgres_mcp::plugins::{Runtime, Source};
+use dev_postgres_mcp_tests::credentials::policy;
 use divan::Bencher;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
@@ -86,10 +84,7 @@ impl Client {
             pool_size: 0,
             keeps_on_exit: false,
         };
-        let sandboxes = Runtime::new(Cache::default()).expect("this machine runs WebAssembly");
-        let policy = ComponentPolicy::load(&sandboxes, &policy_default())
-            .await
-            .expect("it loads");
+        let policy = policy().await;
         let tracker = TaskTracker::new();
         let provenance = policy.provenance();
         let manager = InstanceManager::new(
@@ -130,29 +125,6 @@ impl Client {
         let mut answer = String::new();
         self.output.read_line(&mut answer).await.expect("it answers");
         answer
-    }
-}
-
-/// The built-in policy, which the host keeps to itself: the newest that its build script has compiled.
-fn policy_default() -> Source {
-    let program = std::env::current_exe().expect("a path");
-    let profile = program.ancestors().nth(2).expect("target/PROFILE/deps");
-    let built = std::fs::read_dir(profile.join("build")).expect("build scripts' folders");
-    let compiled: Vec<PathBuf> = built
-        .map(|entry| entry.expect("an entry").path().join("out/policy-default.wasm"))
-        .filter(|path| path.is_file())
-        .collect();
-    let written = |path: &PathBuf| path.metadata().and_then(|data| data.modified()).expect("a time");
-    let newest = compiled
-        .iter()
-        .max_by_key(|&path| written(path))
-        .expect("it was compiled");
-    Source {
-        sha256: None,
-        name: "policy-default".into(),
-        from: "built in".into(),
-        bytes: Cow::Owned(std::fs::read(newest).expect("it can be read")),
-        settings: serde_json::Map::new(),
     }
 }
 

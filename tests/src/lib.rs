@@ -1,11 +1,15 @@
 //! Support for the suite: what stands in for the outside world, and what starts the real one.
 
+#![forbid(unsafe_code)]
+
 pub mod bench;
 pub mod binary;
 pub mod clients;
+pub mod credentials;
 pub mod database;
 pub mod docker_cli;
 pub mod guests;
+pub mod json_fuzz;
 pub mod local;
 #[cfg(unix)]
 pub mod local_engine;
@@ -17,6 +21,7 @@ pub mod registry;
 #[cfg(unix)]
 pub mod scene;
 pub mod scripted_daemon;
+pub mod seeded;
 pub mod session;
 pub mod specs;
 

@@ -116,6 +116,37 @@ impl Session {
         self.send_line(&message.to_string()).await;
     }
 
+    /// Writes lines, whatever they are, and reads meanwhile until each of these ids has been answered or nothing comes any
+    /// more; all that came.
+    ///
+    /// # Panics
+    /// If the server doesn't take them, or ends.
+    pub async fn exchange(&mut self, lines: &[&[u8]], ids: &[Value]) -> Vec<Value> {
+        let input = self.input.as_mut().expect("the input is still open");
+        let write = async {
+            for line in lines {
+                input.write_all(line).await.expect("the server reads");
+                input.write_all(b"\n").await.expect("the server reads");
+            }
+            input.flush().await.expect("the server reads");
+        };
+        let (mut open, output) = (ids.to_vec(), &mut self.output);
+        let read = async {
+            let mut came = Vec::new();
+            while !open.is_empty() {
+                let Ok(line) = timeout(PATIENCE, output.next_line()).await else {
+                    break;
+                };
+                let line = line.expect("its output can be read").expect("its output goes on");
+                let message: Value = serde_json::from_str(&line).expect("a line of output is JSON");
+                open.retain(|id| message["id"] != *id);
+                came.push(message);
+            }
+            came
+        };
+        tokio::join!(write, read).1
+    }
+
     /// Writes a request and returns its id without waiting for the answer.
     pub async fn ask(&mut self, method: &str, params: Value) -> u64 {
         self.last_id += 1;

@@ -1,5 +1,9 @@
 //! The suite: one binary, so that it links once.
 
+#![forbid(unsafe_code)]
+
+#[cfg(unix)]
+mod any_credentials;
 #[cfg(unix)]
 mod bench;
 mod bundles;
@@ -14,6 +18,7 @@ mod engine_choice;
 #[cfg(unix)]
 mod engines;
 mod hostile_guests;
+mod json_rpc_fuzz;
 mod lifetimes;
 #[cfg(unix)]
 mod local_engine;
@@ -31,4 +36,6 @@ mod real_clients;
 mod registries;
 mod released;
 mod sandbox;
+#[cfg(unix)]
+mod secrets;
 mod stats;

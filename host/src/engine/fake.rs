@@ -34,6 +34,8 @@ pub(crate) struct FakeEngine {
     /// What its clock shows; `None` for the machine's own.
     pub(crate) now: Option<SystemTime>,
     pub(crate) asked: Mutex<Vec<String>>,
+    /// What was to be created so far.
+    pub(crate) specs: Mutex<Vec<InstanceSpec>>,
     pub(crate) instances: Mutex<Vec<Found>>,
     /// What has befallen every instance.
     pub(crate) memory_kills: Option<MemoryKills>,
@@ -94,6 +96,11 @@ impl FakeEngine {
         self.asked.lock().expect("unpoisoned").clone()
     }
 
+    /// What was to be created so far, in order.
+    pub(crate) fn specs(&self) -> Vec<InstanceSpec> {
+        self.specs.lock().expect("unpoisoned").clone()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.instances.lock().expect("unpoisoned").is_empty()
     }
@@ -127,6 +134,7 @@ impl Engine for FakeEngine {
         _progress: &ProgressSink,
     ) -> Result<Created, EngineError> {
         self.record(format!("create {port}"));
+        self.specs.lock().expect("unpoisoned").push(spec.clone());
         if self.taken.contains(&port.get()) {
             return Err(EngineError::PortTaken(port));
         }

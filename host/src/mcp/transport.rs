@@ -1,23 +1,30 @@
-//! rmcp's line transport, with what a server on two pipes needs: it tells of the end of its input at once, it outlives
-//! what arrives before the session begins, and it knows which answers the client was given.
+//! The transport that a server on two pipes needs: it tells of the end of its input at once, it outlives what arrives
+//! before the session begins, it answers what rmcp would leave unanswered, and it knows which answers the client was given.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::StreamExt as _;
 use rmcp::model::{JsonRpcMessage, RequestId};
 use rmcp::service::{RoleServer, RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::async_rw::AsyncRwTransport;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, Empty};
+use tokio::task::JoinHandle;
+use tokio_util::codec::FramedRead;
 use tokio_util::sync::CancellationToken;
 
+use super::inbound::{Inbound, Lines};
 use crate::manager::NewInstance;
 
 /// JSON-RPC messages, one a line.
 pub(super) struct Stdio<R: AsyncRead, W: AsyncWrite> {
-    lines: AsyncRwTransport<RoleServer, R, W>,
+    input: FramedRead<R, Lines>,
+    output: AsyncRwTransport<RoleServer, Empty, W>,
+    /// The answer to what was refused last, on its way.
+    refusing: Option<JoinHandle<Result<(), io::Error>>>,
     /// Cancelled at the end of the input: rmcp itself would let calls run on for five seconds.
     ended: CancellationToken,
     begun: Begun,
@@ -69,7 +76,9 @@ where
     pub(super) fn new(input: R, output: W, ended: CancellationToken, unanswered: Unanswered) -> (Self, Begun) {
         let begun = Begun::default();
         let transport = Self {
-            lines: AsyncRwTransport::new(input, output),
+            input: FramedRead::new(input, Lines::default()),
+            output: AsyncRwTransport::new(tokio::io::empty(), output),
+            refusing: None,
             ended,
             begun: begun.clone(),
             unanswered,
@@ -90,7 +99,7 @@ where
         message: TxJsonRpcMessage<RoleServer>,
     ) -> impl Future<Output = Result<(), io::Error>> + Send + 'static {
         let made = self.unanswered.take(&message);
-        let sent = self.lines.send(message);
+        let sent = self.output.send(message);
         async move {
             // Dropped with the instances in it, or without an answer that was written, it has them removed.
             sent.await?;
@@ -103,23 +112,43 @@ where
         }
     }
 
+    // It may be dropped at any await and called again.
     async fn receive(&mut self) -> Option<RxJsonRpcMessage<RoleServer>> {
         loop {
-            match self.lines.receive().await {
+            // A client that doesn't read its answers isn't read either.
+            if let Some(refusing) = &mut self.refusing {
+                if let Ok(Err(error)) = refusing.await {
+                    tracing::debug!(%error, "a client doesn't read its answers");
+                }
+                self.refusing = None;
+            }
+            match self.input.next().await {
                 None => {
                     self.ended.cancel();
                     return None;
                 }
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the input can't be read");
+                    self.ended.cancel();
+                    return None;
+                }
+                Some(Ok(Inbound::Ignored)) => tracing::debug!("ignored what is no message"),
+                Some(Ok(Inbound::Refused { id, error })) => {
+                    tracing::debug!(code = error.code.0, "refused what is no request");
+                    self.refusing = Some(tokio::spawn(self.output.send(JsonRpcMessage::error(error, id))));
+                }
                 // rmcp ends at anything but a request here.
-                Some(message) if !self.begun.get() && !matches!(message, JsonRpcMessage::Request(_)) => {
+                Some(Ok(Inbound::Message(message)))
+                    if !self.begun.get() && !matches!(message, JsonRpcMessage::Request(_)) =>
+                {
                     tracing::debug!("ignored a message from before the session");
                 }
-                message => return message,
+                Some(Ok(Inbound::Message(message))) => return Some(message),
             }
         }
     }
 
     async fn close(&mut self) -> Result<(), io::Error> {
-        self.lines.close().await
+        self.output.close().await
     }
 }

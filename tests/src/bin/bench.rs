@@ -1,5 +1,7 @@
 //! `make bench`: how fast servers are there, ours and others'.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;

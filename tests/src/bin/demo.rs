@@ -1,5 +1,7 @@
 //! `make demo`: the main job on a real PostgreSQL, step by step, with the time that each took.
 
+#![forbid(unsafe_code)]
+
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! Rewrites the generated sections of README.md; with `--check`, fails if they aren't current.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use dev_postgres_mcp_tests::readme::{repository, rewrite, sections};
