@@ -1043,13 +1043,7 @@ mod tests {
             ready_timeout: Duration::from_mins(1),
             keeps_on_exit: false,
         };
-        let manager = InstanceManager::new(
-            engine.clone(),
-            policy,
-            settings,
-            Owners::new(None),
-            tracker.clone(),
-        );
+        let manager = InstanceManager::new(engine.clone(), policy, settings, Owners::new(None), tracker.clone());
         Desk {
             engine,
             manager,

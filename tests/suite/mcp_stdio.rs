@@ -512,6 +512,28 @@ async fn calls_run_side_by_side(#[values(Docker, Local)] engine: TestEngine) {
     assert!(ports.iter().all(|port| (26001..=26010).contains(port)), "{ports:?}");
 }
 
+#[rstest]
+#[tokio::test]
+async fn no_secret_is_in_the_log_at_its_most_talkative(#[values(Docker, Local)] engine: TestEngine) {
+    for format in ["text", "json"] {
+        let arguments = ["--log-level", "trace", "--log-format", format];
+        let mut session = Session::initialized(&TestEnvironment::on(engine), &arguments).await;
+        let created = session
+            .succeed("create_postgres_instance", json!({ "password": "Planted-S3cret" }))
+            .await;
+        let id = json!({ "id": created["id"] });
+        session.succeed("get_postgres_instance", id.clone()).await;
+        session.succeed("health_check_postgres", id.clone()).await;
+        session
+            .fail("create_postgres_instance", json!({ "password": "Planted-S3cret\u{0}" }))
+            .await;
+        session.succeed("drop_postgres_instance", id).await;
+        let remains = session.end().await;
+        assert!(remains.log.contains("created"), "the log is there: {}", remains.log);
+        assert!(!remains.log.contains("Planted-S3cret"), "{}", remains.log);
+    }
+}
+
 /// Asks for an instance and its progress; returns the request's id.
 async fn ask_for_an_instance(session: &mut Session, database: &str) -> u64 {
     let arguments = json!({ "database": database });
