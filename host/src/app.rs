@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
-use crate::artifact::lock::{Pin, World};
+use crate::artifact::lock::Pin;
 use crate::artifact::reference::Reference;
 use crate::artifact::{ArtifactError, Artifacts, Found, Shown};
 use crate::config::{self, Code, Component, Config, OnExit};
@@ -16,6 +16,7 @@ use crate::engine::Engine;
 use crate::engine::auto::AutoEngine;
 use crate::engine::docker::{DockerEngine, DockerSettings};
 use crate::engine::local::{LocalEngine, LocalSettings};
+use crate::engine::pretended::PretendedEngine;
 use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
 use crate::files;
@@ -29,7 +30,9 @@ use crate::plugins::grants::Grants;
 use crate::plugins::policy::{self, ComponentPolicy};
 use crate::plugins::provenance::{Provenance, State};
 use crate::plugins::tools::Toolbox;
+use crate::plugins::versions::World;
 use crate::plugins::{FILE_BYTES_MAX, PluginError, Runtime, Source};
+use crate::policy::Policy;
 
 /// The built-in components, as `build.rs` compiled them.
 const BUILT_IN: [(&str, &[u8]); 2] = [
@@ -122,17 +125,10 @@ impl App {
         self.manager
             .get_or_try_init(async || {
                 let policy = Arc::clone(self.policy().await?);
-                let settings = Settings {
-                    defaults: self.config.instance.defaults.clone(),
-                    ports: self.config.instance.ports,
-                    ready_timeout: self.config.instance.ready_timeout,
-                    pool_size: self.config.pool.size,
-                    keeps_on_exit: self.config.instance.on_exit == OnExit::Keep,
-                };
                 Ok(InstanceManager::new(
                     Arc::clone(&self.engine),
                     policy,
-                    settings,
+                    self.settings(),
                     self.owners.clone(),
                     self.tracker.clone(),
                 ))
@@ -152,6 +148,30 @@ impl App {
                 tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
             }
         });
+    }
+
+    fn settings(&self) -> Settings {
+        Settings {
+            defaults: self.config.instance.defaults.clone(),
+            ports: self.config.instance.ports,
+            ready_timeout: self.config.instance.ready_timeout,
+            pool_size: self.config.pool.size,
+            keeps_on_exit: self.config.instance.on_exit == OnExit::Keep,
+        }
+    }
+
+    /// A way to instances that are in name only, for plugins to be tried; the policy is the real one.
+    ///
+    /// # Errors
+    /// If the policy can't be loaded: nothing is allowed then.
+    pub async fn pretended_manager(&self) -> Result<InstanceManager, Failure> {
+        Ok(InstanceManager::new(
+            Arc::new(PretendedEngine::default()),
+            Arc::clone(self.policy().await?) as Arc<dyn Policy>,
+            self.settings(),
+            self.owners.clone(),
+            self.tracker.clone(),
+        ))
     }
 
     /// The tools that the bundles offer. The first call loads them.
@@ -312,7 +332,11 @@ impl App {
         agreed.map_err(|error| Failure::from(&error))
     }
 
-    async fn runtime(&self) -> Result<&Runtime, Failure> {
+    /// What components run on. The first call starts it.
+    ///
+    /// # Errors
+    /// If this machine can't run WebAssembly.
+    pub async fn runtime(&self) -> Result<&Runtime, Failure> {
         let failure = |reason| {
             let message = format!("WebAssembly can't be run on this machine: {reason}");
             Failure::new(FailureCode::Internal, message, "")

@@ -9,7 +9,7 @@ mod store;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use self::lock::{Lock, LockError, Pin, World};
+use self::lock::{Lock, LockError, Pin};
 use self::reference::Reference;
 pub use self::registry::PullError;
 use self::registry::Registry;
@@ -18,6 +18,7 @@ use crate::digest::Digest;
 use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
 use crate::plugins::grants::Grants;
+use crate::plugins::versions::World;
 
 /// Why a component from a registry isn't taken.
 #[derive(Debug, thiserror::Error)]

@@ -96,7 +96,7 @@ enum Verb {
     /// Show the configuration
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Look into plugins, see which ones are loaded, and update those that come from registries
+    /// Write, check and try plugins, see which ones are loaded, and update those that come from registries
     #[command(subcommand)]
     Plugin(plugin::PluginVerb),
     Doctor(doctor::Doctor),
@@ -340,6 +340,15 @@ mod tests {
             &["postgres", "create", "--password", "s3cret"],
             &["postgres", "list", "--docker-hots", "x"],
             &["postgres", "list", "--output", "yaml"],
+            &["plugin", "new", "My_Plugin", "--world", "policy"],
+            &["plugin", "new", "mine"],
+            &["plugin", "new", "mine", "--world", "bundle"],
+            &["plugin", "run", "x.wasm"],
+            &["plugin", "run", "x.wasm", "tool", "[]"],
+            &["plugin", "run", "x.wasm", "tool", "--grants", "all"],
+            &["plugin", "run", "x.wasm", "tool", "--limit", "memory=1"],
+            &["plugin", "run", "x.wasm", "tool", "--limit", "memory_mib=0"],
+            &["plugin", "record", "x.wasm", "tool"],
             &["completions", "cmd"],
         ] {
             let error = Cli::try_parse_from([&["dev-postgres-mcp"], arguments].concat()).expect_err("makes no sense");

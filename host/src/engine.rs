@@ -5,6 +5,7 @@ pub mod docker;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod local;
+pub mod pretended;
 mod provision;
 
 use std::fmt;

@@ -50,6 +50,7 @@
 //! | `engine/docker.rs`, `engine/docker/*.rs` | PostgreSQL in containers | policies, tools |
 //! | `engine/local.rs`, `engine/local/*.rs` | PostgreSQL as processes of this machine | Docker, policies, tools |
 //! | `engine/provision.rs` | a copied data directory's names and password, over SQL | containers, processes |
+//! | `engine/pretended.rs` | an engine whose instances are in name only, for plugins to be tried | containers, processes |
 //! | `engine/fake.rs` | an engine that only records, for unit tests | |
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
@@ -60,6 +61,10 @@
 //! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |
 //! | `plugins/provenance.rs` | what is said of a loaded component: origin, digest, grants, limits, state | Docker, MCP |
+//! | `plugins/check.rs` | all that is wrong with a plugin | Docker, MCP |
+//! | `plugins/transcript.rs`, `plugins/transcript/values.rs` | what a guest asks the host in one call, written down or replayed | Docker, MCP |
+//! | `plugins/case.rs` | a recorded call as a test case | Docker, MCP, WebAssembly |
+//! | `plugins/scaffold.rs` | a new plugin's files, from `host/templates` | Docker, MCP, WebAssembly |
 //! | `plugins/inspect.rs` | what is in a plugin's file | Docker, MCP |
 //! | `plugins/guest.rs` | one call into a guest, and what the host does when the guest asks | Docker, MCP, WIT |
 //! | `plugins/versions.rs` | which WIT version a component is made for; what all of them have in common | Docker, MCP |

@@ -3,6 +3,8 @@
 pub mod budget;
 pub mod bundle;
 pub mod cache;
+pub mod case;
+pub mod check;
 mod credentials;
 mod encode;
 pub mod grants;
@@ -10,7 +12,9 @@ mod guest;
 pub mod inspect;
 pub mod policy;
 pub mod provenance;
+pub mod scaffold;
 pub mod tools;
+pub mod transcript;
 mod v0_1;
 mod v0_2;
 pub mod versions;

@@ -1,7 +1,8 @@
 //! Guests: modules that cargo builds as an author's cargo does, and components of the real worlds whose every function
 //! misbehaves in one way.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs};
 
@@ -20,21 +21,44 @@ mod toolchain;
 /// If it doesn't build.
 #[must_use]
 pub fn module(folder: &str) -> Vec<u8> {
-    static TOOLCHAIN: OnceLock<Toolchain> = OnceLock::new();
-    // Beside the tests' own output: all guests share what they have in common, and the next run has nothing to do.
-    let target_dir = env::current_exe()
+    build(&repository(folder))
+}
+
+/// The core module of the guest in any folder, once its own tests have passed. Its crate is named as the folder is.
+///
+/// # Panics
+/// If they don't pass, or it doesn't build.
+#[must_use]
+pub fn test_and_build(folder: &Path) -> Vec<u8> {
+    let status = Command::new(env!("CARGO"))
+        .args(["test", "--quiet", "--locked", "--target-dir"])
+        .arg(target_dir())
+        .current_dir(folder)
+        .status()
+        .expect("cargo starts");
+    assert!(status.success(), "the tests of {} fail", folder.display());
+    build(folder)
+}
+
+/// Beside the tests' own output: all guests share what they have in common, and the next run has nothing to do.
+fn target_dir() -> PathBuf {
+    let folder = env::current_exe()
         .ok()
         .and_then(|test| Some(test.parent()?.parent()?.parent()?.join("guests")))
         .expect("tests are in a target directory");
-    let toolchain = TOOLCHAIN.get_or_init(|| {
-        fs::create_dir_all(&target_dir).expect("a folder");
-        Toolchain::find(PathBuf::from("rustc"), &target_dir).expect("a compiler for WebAssembly")
-    });
-    let folder = repository(folder);
+    fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+fn build(folder: &Path) -> Vec<u8> {
+    static TOOLCHAIN: OnceLock<Toolchain> = OnceLock::new();
+    let target_dir = target_dir();
+    let toolchain = TOOLCHAIN
+        .get_or_init(|| Toolchain::find(PathBuf::from("rustc"), &target_dir).expect("a compiler for WebAssembly"));
     let status = toolchain
         .cargo_build(env!("CARGO"), &target_dir)
         .arg("--quiet")
-        .current_dir(&folder)
+        .current_dir(folder)
         .status()
         .expect("cargo starts");
     assert!(status.success(), "{} does not build", folder.display());

@@ -26,7 +26,7 @@ const KNOWN_BY: [(&str, &[&str]); 12] = [
     ("wasmtime", &["plugins"]),
     ("wasmparser", &["plugins/inspect.rs"]),
     ("wit_component", &["plugins/encode.rs", "plugins/inspect.rs"]),
-    ("wit_parser", &["plugins/inspect.rs"]),
+    ("wit_parser", &["plugins/check.rs", "plugins/inspect.rs"]),
 ];
 
 /// Every file below a folder that somebody wrote, with its path from there.

@@ -1,11 +1,12 @@
 //! What plugin authors have: `plugin` on the command line, with real builds, and the resource that lists what is loaded.
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::Output;
 
 use dev_postgres_mcp::digest::Digest;
-use dev_postgres_mcp_tests::binary::TestEnvironment;
-use dev_postgres_mcp_tests::guests::{Misdeed, hostile, puppet};
+use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile, hostile_of, module, puppet, test_and_build};
 use dev_postgres_mcp_tests::puppet::with_puppets;
 use dev_postgres_mcp_tests::session::Session;
 use serde_json::{Value, json};
@@ -135,7 +136,7 @@ async fn a_bundle_that_was_switched_off_is_shown_so() {
 }
 
 #[test]
-fn a_file_is_inspected_without_running_it() {
+fn what_is_in_a_file_is_told_and_what_is_no_plugin_is_refused() {
     let environment = TestEnvironment::without_engine();
     let file = environment.home().join("puppet.wasm");
     fs::write(&file, puppet()).expect("a file");
@@ -156,10 +157,248 @@ fn a_file_is_inspected_without_running_it() {
 
     fs::write(&file, "#!/bin/sh\n").expect("a file");
     let output = run(&environment, &["plugin", "inspect", path]);
-    assert_eq!(output.status.code(), Some(5));
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(
         text(&output.stderr).contains("is no plugin: it is no component: "),
         "{}",
         text(&output.stderr)
+    );
+}
+
+/// A scaffold in a folder of its own.
+fn scaffold(environment: &TestEnvironment, name: &str, world: &str, language: &str) -> PathBuf {
+    let folder = environment.home().join(name);
+    let path = folder.to_str().expect("UTF-8");
+    let new = [
+        "plugin",
+        "new",
+        name,
+        "--world",
+        world,
+        "--language",
+        language,
+        "--path",
+        path,
+    ];
+    let output = run(environment, &new);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    folder
+}
+
+/// A scaffold in Rust, tested and built by the commands that its README.md has; the file that comes of it.
+fn built(environment: &TestEnvironment, name: &str, world: &str) -> String {
+    let folder = scaffold(environment, name, world, "rust");
+    let readme = fs::read_to_string(folder.join("README.md")).expect("a readme");
+    assert!(
+        readme.contains("cargo build --release --target wasm32-unknown-unknown\n"),
+        "{readme}"
+    );
+    let module = test_and_build(&folder);
+    let file = environment.home().join(name).with_extension("wasm");
+    fs::write(&file, module).expect("a file");
+    file.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn a_new_tool_bundle_in_rust_builds_passes_its_own_check_and_can_be_tried() {
+    let environment = TestEnvironment::without_engine();
+    let file = &built(&environment, "count-instances", "tool-bundle");
+
+    let checked = json_of(&environment, 0, &["plugin", "check", file, "--grants", "read"]);
+    assert_eq!(checked["tools"], json!(["count_instances"]));
+    assert_eq!(
+        (&checked["version"], &checked["needs"]),
+        (&json!("0.2.0"), &json!(["read"]))
+    );
+    let inspected = json_of(&environment, 0, &["plugin", "inspect", file]);
+    assert_eq!(inspected["tools"], json!(["count_instances"]));
+
+    let arguments = [
+        "plugin",
+        "run",
+        file,
+        "count_instances",
+        r#"{"version": "17"}"#,
+        "--settings",
+        r#"{"many": 1}"#,
+    ];
+    let ran = json_of(&environment, 0, &[&arguments[..], &["--grants", "read"]].concat());
+    assert_eq!(ran["result"], json!({ "count": 0, "many": false }));
+    assert_eq!(
+        ran["calls"],
+        json!([{ "function": "instances.list", "arguments": {}, "answer": [] }])
+    );
+    // Grants are the real ones.
+    let ran = json_of(&environment, 5, &arguments);
+    assert_eq!(ran["calls"][0]["failure"]["code"], "denied", "{ran}");
+    assert_eq!(ran["result"], Value::Null);
+
+    let bench = [
+        "plugin",
+        "bench",
+        file,
+        "count_instances",
+        "--grants",
+        "read",
+        "--time",
+        "100ms",
+    ];
+    let figures = json_of(&environment, 0, &bench);
+    assert!(figures["calls"].as_u64().is_some_and(|calls| calls > 0), "{figures}");
+    assert!(
+        figures["memory_kib"].as_u64().is_some_and(|memory| memory >= 64),
+        "{figures}"
+    );
+}
+
+#[test]
+fn a_new_policy_in_rust_builds_passes_its_own_check_and_decides() {
+    let environment = TestEnvironment::without_engine();
+    let file = &built(&environment, "choose-versions", "policy");
+    let checked = json_of(
+        &environment,
+        0,
+        &["plugin", "check", file, "--settings", r#"{"versions": ["17"]}"#],
+    );
+    assert_eq!(
+        (&checked["world"], &checked["version"]),
+        (&json!("policy"), &json!("0.2.0"))
+    );
+    let environment = environment
+        .with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file)
+        .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", r#"{"versions": ["16"]}"#);
+    let denied = run(&environment, &["postgres", "create", "--version", "17"]);
+    assert_eq!(denied.status.code(), Some(5));
+    assert!(
+        text(&denied.stderr).contains("not among the team's versions: 16"),
+        "{}",
+        text(&denied.stderr)
+    );
+}
+
+#[test]
+fn nothing_is_ever_overwritten() {
+    let environment = TestEnvironment::without_engine();
+    let folder = scaffold(&environment, "mine", "policy", "python");
+    fs::write(folder.join("plugin.py"), "mine").expect("a file");
+    let path = folder.to_str().expect("UTF-8");
+    let again = run(
+        &environment,
+        &["plugin", "new", "other", "--world", "tool-bundle", "--path", path],
+    );
+    assert_eq!(again.status.code(), Some(5));
+    assert_eq!(
+        text(&again.stderr),
+        format!(
+            "error: {path} is there already and isn't an empty folder\nhint: Give another folder with --path; nothing is \
+             ever overwritten.\n"
+        )
+    );
+    assert_eq!(
+        fs::read_to_string(folder.join("plugin.py")).expect("it is there"),
+        "mine"
+    );
+}
+
+#[test]
+fn a_check_tells_all_that_is_wrong_at_once() {
+    let environment = TestEnvironment::without_engine();
+    let file = environment.home().join("puppet.wasm");
+    fs::write(&file, puppet()).expect("a file");
+    let path = file.to_str().expect("UTF-8");
+    let lacking = json_of(&environment, 8, &["plugin", "check", path, "--grants", "read,sql"]);
+    let problems = lacking["problems"].as_array().expect("problems");
+    for (function, grant) in [
+        ("create", "create"),
+        ("drop", "drop"),
+        ("health", "health"),
+        ("now", "clock"),
+    ] {
+        let told = problems.iter().filter_map(Value::as_str);
+        let about = |problem: &str| {
+            problem.contains(&format!("it imports {function} of "))
+                && problem.ends_with(&format!("the grant {grant:?}"))
+        };
+        assert_eq!(
+            told.filter(|problem| about(problem)).count(),
+            1,
+            "{function}: {problems:?}"
+        );
+    }
+    let unknown = hostile_of("tool-bundle", Misdeed::Trap, |wit| wit.replace("@0.2.0", "@9.9.9"));
+    fs::write(&file, unknown).expect("a file");
+    let checked = json_of(&environment, 8, &["plugin", "check", path]);
+    assert_eq!(
+        checked["problems"],
+        json!(["it is made for version 9.9.9, this host speaks 0.1.0 and 0.2.0"])
+    );
+}
+
+#[test]
+fn a_call_on_a_real_instance_is_recorded_without_secrets_and_replayed_without_an_instance() {
+    let environment = TestEnvironment::on(TestEngine::Local);
+    let file = environment.home().join("seeded_instance.wasm");
+    fs::write(&file, module("plugins/examples/seeded_instance")).expect("a file");
+    let (file, case) = (file.to_str().expect("UTF-8"), environment.home().join("case.json"));
+    let case_path = case.to_str().expect("UTF-8");
+    let settings = r#"{"script": "CREATE TABLE t (n int); INSERT INTO t VALUES (1)", "table": "t", "rows": 1}"#;
+    let call = [
+        file,
+        "create_seeded_instance",
+        "--grants",
+        "create,sql",
+        "--settings",
+        settings,
+    ];
+    json_of(
+        &environment,
+        0,
+        &[&["plugin", "record"], &call[..], &["--to", case_path]].concat(),
+    );
+    let listed = json_of(&environment, 0, &["postgres", "list"]);
+    assert_eq!(listed["count"], 0, "what the call made is dropped again");
+
+    let written = fs::read_to_string(&case).expect("a case");
+    let recorded: Value = serde_json::from_str(&written).expect("JSON");
+    let functions: Vec<&str> = recorded["calls"]
+        .as_array()
+        .expect("calls")
+        .iter()
+        .filter_map(|call| call["function"].as_str())
+        .collect();
+    assert_eq!(functions, ["instances.create", "sql.execute", "sql.query"]);
+    let connection = &recorded["calls"][0]["answer"]["connection"];
+    for secret in [&connection["password"], &connection["dsn"], &recorded["result"]["dsn"]] {
+        let word = secret
+            .as_str()
+            .expect("a word")
+            .strip_prefix("credential-")
+            .expect("a word");
+        assert!(
+            word.len() == 32 && word.bytes().all(|digit| digit.is_ascii_digit()),
+            "{secret}"
+        );
+    }
+
+    let nowhere = environment.clone().with("DEV_POSTGRES_MCP_LOCAL_BIN_DIR", "/nowhere");
+    let replayed = json_of(&nowhere, 0, &["plugin", "replay", file, case_path]);
+    assert_eq!(replayed, json!({ "calls": 3, "difference": null }));
+
+    fs::write(&case, written.replace("INSERT INTO t", "INSERT INTO u")).expect("a file");
+    let other = fs::read_to_string(&case)
+        .expect("a case")
+        .replacen("INSERT INTO u", "INSERT INTO t", 1);
+    fs::write(&case, other).expect("a file");
+    let replayed = json_of(&nowhere, 8, &["plugin", "replay", file, case_path]);
+    let difference = replayed["difference"].as_str().expect("a difference");
+    assert!(
+        difference.starts_with("call 2: sql.execute ") && difference.contains("now it is sql.execute"),
+        "{difference}"
+    );
+    // On a host that only pretends nothing runs SQL.
+    let ran = json_of(&environment, 6, &[&["plugin", "run"], &call[..]].concat());
+    assert_eq!(
+        ran["calls"][1]["failure"]["message"],
+        "this host only pretends: it runs no SQL"
     );
 }

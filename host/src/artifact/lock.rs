@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::files;
 use crate::plugins::grants::Grants;
+use crate::plugins::versions::World;
 
 /// The file's name; it is beside the configuration file.
 pub const NAME: &str = "dev-postgres-mcp.lock";
@@ -26,16 +27,6 @@ const HEADER: &str = "\
 # without an entry, the next start takes what the tag is then. `dev-postgres-mcp plugin update` rewrites it.
 
 ";
-
-/// What a component is for: which of the WIT package's worlds it is of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum World {
-    /// It holds a team's rules.
-    Policy,
-    /// It brings tools.
-    ToolBundle,
-}
 
 /// One artifact, pinned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -66,7 +66,7 @@ impl ExitCode {
             Self::Refused => "the arguments don't fit, or the policy denies it",
             Self::Unavailable => "no engine, image or version to run PostgreSQL with, or no registry, can be reached",
             Self::TimedOut => "a deadline passed",
-            Self::Unhealthy => "`postgres health`, `doctor` or `plugin list` found something that doesn't work",
+            Self::Unhealthy => "`postgres health`, `doctor` or a `plugin` command found something that doesn't work",
             Self::Exhausted => "no port is left, or a quota is used up",
             Self::Internal => "a defect of this program or of a plugin",
             Self::Interrupted => "interrupted (Ctrl-C)",

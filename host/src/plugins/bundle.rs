@@ -10,7 +10,8 @@ use super::credentials::Placeholders;
 use super::grants::Grants;
 use super::guest::{AskedBy, Guest, ToolCall};
 use super::provenance::{Provenance, State};
-use super::tools::{Prefix, Tool};
+use super::tools::{Described, Prefix, Tool};
+use super::transcript::Transcript;
 use super::versions::{ToolIndices, Tools, World};
 use super::{Loaded, PluginError, Runtime, Source};
 use crate::failure::Failure;
@@ -90,31 +91,51 @@ impl Bundle {
     /// # Errors
     /// If it isn't a tool bundle, refuses its settings, or describes tools that clients could not use.
     pub async fn load(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
+        let mut bundle = Self::link(runtime, source, terms).await?;
+        bundle.check_settings().await?;
+        let described = bundle.describe(terms).await?;
+        bundle.tools = described.into_iter().collect::<Result<_, _>>()?;
+        Ok(bundle)
+    }
+
+    /// Compiles and links the component, and nothing more: it has no tools yet.
+    pub(super) async fn link(runtime: &Runtime, source: &Source, terms: &Terms) -> Result<Self, PluginError> {
         let loaded = Loaded::new(runtime, source, World::ToolBundle, terms.budget).await?;
         let exports = ToolIndices::new(&loaded.instance, loaded.version)
             .map_err(|error| loaded.unfit(World::ToolBundle, format!("{error:#}")))?;
-        let mut bundle = Self {
+        Ok(Self {
             loaded,
             grants: terms.grants,
             exports: Indices(exports),
             tools: Vec::new(),
             failures: AtomicU32::new(0),
-        };
-        let settings = bundle.loaded.settings.to_string();
-        bundle
-            .call_guest(AskedBy::Host, async |tools, store| {
-                tools.check_settings(store, &settings).await
-            })
-            .await?
-            .map_err(|fields| PluginError::Settings {
-                name: source.name.clone(),
-                fields,
-            })?;
-        let described = bundle
+        })
+    }
+
+    /// # Errors
+    /// If it refuses its settings, or fails.
+    pub(super) async fn check_settings(&self) -> Result<(), PluginError> {
+        let settings = &self.loaded.settings;
+        self.call_guest(AskedBy::Host, async |tools, store| {
+            tools.check_settings(store, settings).await
+        })
+        .await?
+        .map_err(|fields| PluginError::Settings {
+            name: self.name().to_owned(),
+            fields,
+        })
+    }
+
+    /// Its tools, each with what is wrong with it.
+    ///
+    /// # Errors
+    /// If it fails, or has too many.
+    pub(super) async fn describe(&self, terms: &Terms) -> Result<Vec<Result<Tool, PluginError>>, PluginError> {
+        let described = self
             .call_guest(AskedBy::Host, async |tools, store| tools.describe(store).await)
             .await?;
         let unusable = |problem| PluginError::Tool {
-            name: source.name.clone(),
+            name: self.name().to_owned(),
             problem,
         };
         if described.len() > TOOLS_MAX {
@@ -123,14 +144,12 @@ impl Bundle {
                 described.len()
             )));
         }
-        bundle.tools = described
-            .into_iter()
-            .map(|tool| {
-                let name = tool.name.clone();
-                Tool::new(tool, terms.prefix.as_ref()).map_err(|problem| unusable(format!("{name:?} {problem}")))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(bundle)
+        let lint = |tool: Described| {
+            let name = tool.name.clone();
+            Tool::new(tool, terms.prefix.as_ref())
+                .map_err(|problems| unusable(format!("{name:?} {}", problems.join(", and "))))
+        };
+        Ok(described.into_iter().map(lint).collect())
     }
 
     /// Its name in the configuration.
@@ -188,13 +207,36 @@ impl Bundle {
         caller: Caller,
         progress: ProgressSink,
     ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
+        self.call_noted(tool, arguments, manager, caller, progress, None).await
+    }
+
+    /// As [`Bundle::call`], with what happens written down or replayed.
+    ///
+    /// # Errors
+    /// As [`Bundle::call`].
+    pub async fn call_noted(
+        &self,
+        tool: &Tool,
+        arguments: Map<String, Value>,
+        manager: &InstanceManager,
+        caller: Caller,
+        progress: ProgressSink,
+        transcript: Option<Transcript>,
+    ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
         let arguments = Value::Object(arguments);
         tool.check_arguments(&arguments).map_err(Failure::invalid)?;
         if self.failures.load(Ordering::Relaxed) >= FAILURES_MAX {
             return Err(self.switched_off().into());
         }
         // Boxed: it holds all that a call may be at, and whoever calls would have to hold it, too.
-        let outcome = Box::pin(self.run(tool, arguments.to_string(), manager, caller, progress)).await;
+        let call = ToolCall {
+            manager: manager.clone(),
+            caller,
+            progress,
+            created: Vec::new(),
+            transcript,
+        };
+        let outcome = Box::pin(self.run(tool, arguments.to_string(), call)).await;
         if let Err(CallError::Plugin(error)) = &outcome
             && let Some(fault) = error.fault()
         {
@@ -232,19 +274,15 @@ impl Bundle {
         &self,
         tool: &Tool,
         arguments: String,
-        manager: &InstanceManager,
-        caller: Caller,
-        progress: ProgressSink,
+        call: ToolCall,
     ) -> Result<(Map<String, Value>, Vec<NewInstance>), CallError> {
-        let call = ToolCall {
-            manager: manager.clone(),
-            caller,
-            progress,
-            created: Vec::new(),
-        };
+        let transcript = call.transcript.clone();
         let (result, (created, placeholders)) = self
             .call_guest(AskedBy::Client(Box::new(call)), async |tools, store| {
                 let result = tools.call(&mut *store, tool.own_name(), &arguments).await?;
+                if let Some(transcript) = transcript {
+                    transcript.end(&result, store.data().meter.used());
+                }
                 Ok((result, store.data_mut().take_results()))
             })
             .await?;

@@ -7,15 +7,17 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rand::TryRng;
 use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Value, json};
 use wasmtime::ResourceLimiter;
 
 use super::budget::{Budget, Overrun};
 use super::credentials::Placeholders;
 use super::grants::{Grant, Grants};
+use super::transcript::{Recorded, Transcript, sql_values};
 use super::{Loaded, TICK};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
-    Caller, Connection, CreateRequest, HealthReport, Instance, InstanceId, InvalidValue, ProgressSink,
+    Caller, Connection, CreateRequest, Health, HealthReport, Instance, InstanceId, InvalidValue, ProgressSink,
 };
 use crate::manager::{InstanceError, InstanceManager, NewInstance};
 use crate::policy::{FieldError, Holding, Inventory};
@@ -84,6 +86,25 @@ pub(super) struct ToolCall {
     pub(super) progress: ProgressSink,
     /// Dropped with the call unless the call succeeds.
     pub(super) created: Vec<NewInstance>,
+    /// Where what happens is written down, if anybody wants to know.
+    pub(super) transcript: Option<Transcript>,
+}
+
+impl ToolCall {
+    fn is_pretended(&self) -> bool {
+        self.transcript.as_ref().is_some_and(Transcript::is_pretended)
+    }
+
+    /// Fails where the host only pretends, once it is sure that there is such an instance and the caller may read it.
+    async fn check_runs_sql(&self, id: InstanceId) -> Result<(), Refusal> {
+        if !self.is_pretended() {
+            return Ok(());
+        }
+        self.manager.get(id, &self.caller).await?;
+        let message = "this host only pretends: it runs no SQL";
+        let advice = "`dev-postgres-mcp plugin record` calls the tool on a real host.";
+        Err(Failure::new(FailureCode::Unavailable, message, advice).into())
+    }
 }
 
 impl Guest {
@@ -133,6 +154,53 @@ impl Guest {
             Ok(answer) => Ok(Ok(answer.into())),
             Err(Refusal::Told(failure)) => Ok(Err(failure.into())),
             Err(Refusal::Ends(error)) => Err(error),
+        }
+    }
+
+    /// Runs a function of the host and has it written down where somebody wants to know; or answers it from what was
+    /// written down.
+    async fn noted<T: Recorded>(
+        &mut self,
+        function: &str,
+        arguments: impl FnOnce() -> Value,
+        run: impl AsyncFnOnce(&mut Self) -> Result<T, Refusal>,
+    ) -> Result<T, Refusal> {
+        let Some(transcript) = self.transcript() else {
+            return run(self).await;
+        };
+        let arguments = arguments();
+        if transcript.is_replayed() {
+            self.count(0)?;
+            return match transcript.replay(function, &arguments) {
+                Ok(Ok(answer)) => Ok(answer),
+                Ok(Err(failure)) => Err(failure.into()),
+                Err(difference) => Err(wasmtime::Error::msg(difference).into()),
+            };
+        }
+        let outcome = run(self).await;
+        let answer = match &outcome {
+            Ok(answer) => Ok(answer),
+            Err(Refusal::Told(failure)) => Err(failure),
+            Err(Refusal::Ends(_)) => return outcome,
+        };
+        let stand_ins = self
+            .stand_ins
+            .values()
+            .flatten()
+            .map(|word| SecretString::from(word.as_str()));
+        transcript.write(
+            function,
+            &arguments,
+            answer,
+            self.secrets.iter().cloned().chain(stand_ins),
+        );
+        outcome
+    }
+
+    fn transcript(&self) -> Option<Transcript> {
+        match &self.asked_by {
+            AskedBy::Client(call) => call.transcript.clone(),
+            AskedBy::Host | AskedBy::Manager(_) => None,
         }
     }
 
@@ -272,6 +340,11 @@ impl Meter {
         }
     }
 
+    /// How much it holds, in bytes: the most that it ever held, since it gives nothing back.
+    pub(super) fn used(&self) -> usize {
+        self.bytes_max - self.bytes_left
+    }
+
     fn take(&mut self, bytes: usize) -> wasmtime::Result<bool> {
         match self.bytes_left.checked_sub(bytes) {
             Some(left) => {
@@ -323,6 +396,9 @@ impl Guest {
         let left = self.left.log_bytes.checked_sub(message.len() + LOG_LINE_BYTES);
         self.left.log_bytes = left.ok_or(Overrun::Log(self.budget.log_bytes))?;
         let message = redacted(message, &self.secrets);
+        if let Some(transcript) = self.transcript() {
+            transcript.write_log(format!("{level} {message}"));
+        }
         let component = &self.name;
         // `Debug` keeps line breaks and control characters out of a line-based log.
         match level {
@@ -348,16 +424,23 @@ impl Guest {
     }
 
     /// Milliseconds since 1970.
-    pub(super) fn now(&mut self) -> Result<u64, Refusal> {
-        self.count(0)?;
-        if !self.grants.has(Grant::Clock) {
-            return Err(self.denied(Grant::Clock).into());
-        }
-        // A clock before 1970 is nobody's that has ever fetched this program.
-        let since = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .unwrap_or_default();
-        Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+    pub(super) async fn now(&mut self) -> Result<u64, Refusal> {
+        self.noted(
+            "clock.now",
+            || json!({}),
+            async |guest| {
+                guest.count(0)?;
+                if !guest.grants.has(Grant::Clock) {
+                    return Err(guest.denied(Grant::Clock).into());
+                }
+                // A clock before 1970 is nobody's that has ever fetched this program.
+                let since = SystemTime::now()
+                    .duration_since(SystemTime::UNIX_EPOCH)
+                    .unwrap_or_default();
+                Ok(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+            },
+        )
+        .await
     }
 
     /// Everything there is, for a policy that counts.
@@ -379,22 +462,48 @@ impl Guest {
         statement: &str,
         parameters: Vec<sql::Value>,
     ) -> Result<sql::Table, Refusal> {
-        let bytes = id.len() + statement.len() + parameters.iter().map(sql::Value::bytes).sum::<usize>();
-        let call = self.enter(Grant::Sql, bytes)?;
-        let table = call
-            .manager
-            .query(parse_id(id)?, statement, &parameters, &call.caller)
-            .await?;
-        self.pass(table.rows.iter().flatten().map(sql::Value::bytes).sum())?;
-        Ok(table)
+        let arguments = || json!({ "id": id, "statement": statement, "parameters": sql_values(&parameters) });
+        self.noted("sql.query", arguments, async |guest| {
+            let bytes = id.len() + statement.len() + parameters.iter().map(sql::Value::bytes).sum::<usize>();
+            let call = guest.enter(Grant::Sql, bytes)?;
+            let id = parse_id(id)?;
+            call.check_runs_sql(id).await?;
+            let table = call.manager.query(id, statement, &parameters, &call.caller).await?;
+            guest.pass(table.rows.iter().flatten().map(sql::Value::bytes).sum())?;
+            Ok(table)
+        })
+        .await
     }
 
     pub(super) async fn execute_on_instance(&mut self, id: &str, script: &str) -> Result<(), Refusal> {
-        let call = self.enter(Grant::Sql, id.len() + script.len())?;
-        Ok(call.manager.execute(parse_id(id)?, script, &call.caller).await?)
+        self.noted(
+            "sql.execute",
+            || json!({ "id": id, "script": script }),
+            async |guest| {
+                let call = guest.enter(Grant::Sql, id.len() + script.len())?;
+                let id = parse_id(id)?;
+                call.check_runs_sql(id).await?;
+                Ok(call.manager.execute(id, script, &call.caller).await?)
+            },
+        )
+        .await
     }
 
     pub(super) async fn create_instance(&mut self, request: CreateRequest) -> Result<(Revealed, Vec<String>), Refusal> {
+        let arguments = || {
+            json!({
+                "version": request.version,
+                "database": request.database,
+                "username": request.username,
+                "password": request.password.as_ref().map(ExposeSecret::expose_secret),
+                "ttl_seconds": request.ttl_seconds,
+            })
+        };
+        self.noted("instances.create", arguments, async |guest| guest.made(&request).await)
+            .await
+    }
+
+    async fn made(&mut self, request: &CreateRequest) -> Result<(Revealed, Vec<String>), Refusal> {
         let password = request.password.as_ref().map(ExposeSecret::expose_secret);
         let asked = [&request.version, &request.database, &request.username];
         let texts = asked.into_iter().flatten().map(String::as_str).chain(password);
@@ -407,54 +516,97 @@ impl Guest {
             self.hide(password);
         }
         let call = self.in_tool_call()?;
-        let made = call.manager.create(&request, &call.caller, &call.progress).await?;
+        let made = call.manager.create(request, &call.caller, &call.progress).await?;
         let (connection, warnings) = (made.connection().clone(), made.warnings().to_vec());
         call.created.push(made);
         Ok((self.reveal(&connection)?, warnings))
     }
 
     pub(super) async fn list_instances(&mut self) -> Result<Vec<Instance>, Refusal> {
-        let call = self.enter(Grant::Read, 0)?;
-        let instances = call.manager.list(&call.caller).await?;
-        self.pass(instances.len() * INSTANCE_BYTES)?;
-        Ok(instances)
+        self.noted(
+            "instances.list",
+            || json!({}),
+            async |guest| {
+                let call = guest.enter(Grant::Read, 0)?;
+                let instances = call.manager.list(&call.caller).await?;
+                guest.pass(instances.len() * INSTANCE_BYTES)?;
+                Ok(instances)
+            },
+        )
+        .await
     }
 
     pub(super) async fn get_instance(&mut self, id: &str) -> Result<Revealed, Refusal> {
-        let call = self.enter(Grant::Read, id.len() + INSTANCE_BYTES)?;
-        let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
-        Ok(self.reveal(&connection)?)
+        self.noted(
+            "instances.get",
+            || json!({ "id": id }),
+            async |guest| {
+                let call = guest.enter(Grant::Read, id.len() + INSTANCE_BYTES)?;
+                let connection = call.manager.get(parse_id(id)?, &call.caller).await?;
+                Ok(guest.reveal(&connection)?)
+            },
+        )
+        .await
     }
 
     pub(super) async fn drop_instance(&mut self, id: &str) -> Result<(), Refusal> {
-        let call = self.enter(Grant::Drop, id.len())?;
-        let id = parse_id(id)?;
-        call.manager.remove(id, &call.caller).await?;
-        // What this call itself has made is neither to be kept nor to be dropped again.
-        for gone in call.created.extract_if(.., |made| made.connection().instance.id == id) {
-            gone.forget();
-        }
-        Ok(())
+        self.noted(
+            "instances.drop",
+            || json!({ "id": id }),
+            async |guest| {
+                let call = guest.enter(Grant::Drop, id.len())?;
+                let id = parse_id(id)?;
+                call.manager.remove(id, &call.caller).await?;
+                // What this call itself has made is neither to be kept nor to be dropped again.
+                for gone in call.created.extract_if(.., |made| made.connection().instance.id == id) {
+                    gone.forget();
+                }
+                Ok(())
+            },
+        )
+        .await
     }
 
     pub(super) async fn extend_instance(&mut self, id: &str, ttl_seconds: Option<u64>) -> Result<Instance, Refusal> {
-        let call = self.enter(Grant::Create, id.len() + INSTANCE_BYTES)?;
-        let id = parse_id(id)?;
-        let extended = call.manager.extend(id, ttl_seconds, &call.caller).await?;
-        // What this call itself has made is kept later, for as long as it says by then.
-        for made in call
-            .created
-            .iter_mut()
-            .filter(|made| made.connection().instance.id == id)
-        {
-            made.live(extended.lifetime);
-        }
-        Ok(extended)
+        let arguments = || json!({ "id": id, "ttl_seconds": ttl_seconds });
+        self.noted("instances.extend", arguments, async |guest| {
+            let call = guest.enter(Grant::Create, id.len() + INSTANCE_BYTES)?;
+            let id = parse_id(id)?;
+            let extended = call.manager.extend(id, ttl_seconds, &call.caller).await?;
+            // What this call itself has made is kept later, for as long as it says by then.
+            for made in call
+                .created
+                .iter_mut()
+                .filter(|made| made.connection().instance.id == id)
+            {
+                made.live(extended.lifetime);
+            }
+            Ok(extended)
+        })
+        .await
     }
 
     pub(super) async fn check_instance(&mut self, id: &str) -> Result<HealthReport, Refusal> {
-        let call = self.enter(Grant::Health, id.len() + INSTANCE_BYTES)?;
-        Ok(call.manager.health(parse_id(id)?, &call.caller).await?)
+        self.noted(
+            "instances.health",
+            || json!({ "id": id }),
+            async |guest| {
+                let call = guest.enter(Grant::Health, id.len() + INSTANCE_BYTES)?;
+                let id = parse_id(id)?;
+                if call.is_pretended() {
+                    call.manager.get(id, &call.caller).await?;
+                    return Ok(HealthReport {
+                        id,
+                        health: Health::Healthy,
+                        message: "This host only pretends: its instances are always well.".into(),
+                        latency: Some(Duration::ZERO),
+                        checked_at: SystemTime::now(),
+                    });
+                }
+                Ok(call.manager.health(id, &call.caller).await?)
+            },
+        )
+        .await
     }
 }
 

@@ -8,6 +8,7 @@ use wit_component::DecodedWasm;
 use wit_parser::{Resolve, WorldItem, WorldKey};
 
 use super::encode;
+use super::versions::{self, Version, World};
 use crate::digest::Digest;
 
 /// What a file's bytes are.
@@ -57,17 +58,25 @@ pub struct Interface {
 }
 
 impl Inspection {
-    /// The world of this host's package that it is of, and the package's version.
-    #[must_use]
-    pub fn made_for(&self) -> Option<(&'static str, &str)> {
-        self.exports.iter().find_map(|interface| {
-            let (name, version) = interface.name.strip_prefix("dev-postgres:plugin/")?.split_once('@')?;
-            match name {
-                "tools" => Some(("tool-bundle", version)),
-                "rules" => Some(("policy", version)),
-                _ => None,
+    /// The world of this host's package that it is of, and the version that the host takes it for.
+    ///
+    /// # Errors
+    /// If it is of no world or version of this host: which ones would do.
+    pub fn made_for(&self) -> Result<(World, Version), String> {
+        let exports: Vec<&str> = self.exports.iter().map(|interface| interface.name.as_str()).collect();
+        let worlds = World::ALL.map(|world| (world, versions::made_for(&exports, world)));
+        let mut problem = None;
+        for (world, version) in worlds {
+            match version {
+                Some(Ok(version)) => return Ok((world, version)),
+                Some(Err(unknown)) => problem = Some(unknown),
+                None => {}
             }
-        })
+        }
+        Err(problem.unwrap_or_else(|| {
+            let worlds = World::ALL.map(World::as_str).join(" nor ");
+            format!("it is of no world of dev-postgres:plugin: neither {worlds}")
+        }))
     }
 }
 
@@ -103,7 +112,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, String> {
     read.unwrap_or_else(|_| Err("it can't be read: the decoder failed on it".into()))
 }
 
-fn interface(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> Option<Interface> {
+pub(super) fn interface(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> Option<Interface> {
     let name = resolve.name_world_key(key);
     let functions = match item {
         WorldItem::Interface { id, .. } => resolve.interfaces.get(*id)?.functions.keys().cloned().collect(),

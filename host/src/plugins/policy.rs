@@ -42,21 +42,31 @@ impl ComponentPolicy {
     /// # Errors
     /// If it isn't a policy, or refuses its settings.
     pub async fn load(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
+        let policy = Self::link(runtime, source).await?;
+        policy.check_settings().await?;
+        Ok(policy)
+    }
+
+    /// Compiles and links the component, and nothing more.
+    pub(super) async fn link(runtime: &Runtime, source: &Source) -> Result<Self, PluginError> {
         let loaded = Loaded::new(runtime, source, World::Policy, Budget::POLICY).await?;
         let exports = RuleIndices::new(&loaded.instance, loaded.version)
             .map_err(|error| loaded.unfit(World::Policy, format!("{error:#}")))?;
-        let policy = Self { loaded, exports };
-        let settings = policy.loaded.settings.to_string();
-        policy
-            .call(AskedBy::Host, &[], async |rules, store| {
-                rules.check_settings(store, &settings).await
-            })
-            .await?
-            .map_err(|fields| PluginError::Settings {
-                name: source.name.clone(),
-                fields,
-            })?;
-        Ok(policy)
+        Ok(Self { loaded, exports })
+    }
+
+    /// # Errors
+    /// If it refuses its settings, or fails.
+    pub(super) async fn check_settings(&self) -> Result<(), PluginError> {
+        let settings = &self.loaded.settings;
+        self.call(AskedBy::Host, &[], async |rules, store| {
+            rules.check_settings(store, settings).await
+        })
+        .await?
+        .map_err(|fields| PluginError::Settings {
+            name: self.loaded.name.to_string(),
+            fields,
+        })
     }
 
     /// Where it comes from, what it may do, how it stands.

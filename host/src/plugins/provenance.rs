@@ -61,11 +61,7 @@ impl Provenance {
     /// What programs read, over MCP and from the command line alike.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let grants: Vec<&str> = Grant::ALL
-            .into_iter()
-            .filter(|grant| self.grants.has(*grant))
-            .map(Grant::as_str)
-            .collect();
+        let grants: Vec<&str> = self.grants.iter().map(Grant::as_str).collect();
         let mut shown = json!({
             "name": self.name,
             "world": self.world,

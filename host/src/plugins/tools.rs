@@ -285,40 +285,44 @@ impl Tool {
     /// Lints what a bundle describes, by what the clients listed in the MCP notes refuse or crop.
     ///
     /// # Errors
-    /// What is wrong with it, to be read after its name.
-    pub(super) fn new(tool: Described, prefix: Option<&Prefix>) -> Result<Self, String> {
+    /// All that is wrong with it, each to be read after its name.
+    pub(super) fn new(tool: Described, prefix: Option<&Prefix>) -> Result<Self, Vec<String>> {
+        let mut problems = Vec::new();
         let name = match prefix {
             Some(Prefix(prefix)) => format!("{prefix}_{}", tool.name),
             None => tool.name.clone(),
         };
         if !is_snake_case(&tool.name) || name.len() > NAME_CHARS_MAX {
             let with_prefix = prefix.map_or("", |_| ", prefix included");
-            return Err(format!(
+            problems.push(format!(
                 "must be named in snake_case with at most {NAME_CHARS_MAX} characters{with_prefix}"
             ));
         }
         if tool.title.trim().is_empty() || tool.description.trim().is_empty() {
-            return Err("must have a title and a description".into());
+            problems.push("must have a title and a description".into());
         }
         if tool.description.len() > DESCRIPTION_BYTES_MAX {
-            return Err(format!(
+            problems.push(format!(
                 "must have a description of at most {DESCRIPTION_BYTES_MAX} bytes"
             ));
         }
-        let input_schema =
-            parse_schema(&tool.input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
-        let output_schema = tool
+        let compiled = |text: &str| {
+            let schema = parse_schema(text)?;
+            let validator = compile(&schema)?;
+            Ok((schema, validator))
+        };
+        let input = compiled(&tool.input_schema)
+            .map_err(|problem: String| problems.push(format!("has an input schema that {problem}")));
+        let output = tool
             .output_schema
             .as_deref()
-            .map(parse_schema)
+            .map(compiled)
             .transpose()
-            .map_err(|problem| format!("has an output schema that {problem}"))?;
-        let result = output_schema
-            .as_ref()
-            .map(compile)
-            .transpose()
-            .map_err(|problem| format!("has an output schema that {problem}"))?;
-        let arguments = compile(&input_schema).map_err(|problem| format!("has an input schema that {problem}"))?;
+            .map_err(|problem| problems.push(format!("has an output schema that {problem}")));
+        let (Ok((input_schema, arguments)), Ok(output), []) = (input, output, &problems[..]) else {
+            return Err(problems);
+        };
+        let (output_schema, result) = output.unzip();
         Ok(Self {
             name,
             own_name: tool.name,
@@ -485,7 +489,7 @@ mod tests {
     }
 
     fn problem(tool: Described) -> String {
-        Tool::new(tool, None).expect_err("clients can't use it")
+        Tool::new(tool, None).expect_err("clients can't use it").join(", and ")
     }
 
     #[test]
@@ -518,7 +522,7 @@ mod tests {
         assert!(Tool::new(described(&"a".repeat(35)), Some(&prefix)).is_ok());
         assert_eq!(
             Tool::new(described(&"a".repeat(36)), Some(&prefix)).expect_err("too long"),
-            "must be named in snake_case with at most 40 characters, prefix included"
+            ["must be named in snake_case with at most 40 characters, prefix included"]
         );
         for text in ["", "Acme", "acme_", "2nd", "a-b", &"a".repeat(21)] {
             assert!(text.parse::<Prefix>().is_err(), "{text:?} was taken");
@@ -575,12 +579,32 @@ mod tests {
             Tool::new(described("tool", &schema), None)
         };
         for refused in ["(?=a)a", r"(a)\1", r"(\w{1000}){1000}"] {
-            let problem = with_pattern(refused).expect_err("it takes a backtracking engine, or much memory");
+            let problem = with_pattern(refused)
+                .expect_err("it takes a backtracking engine, or much memory")
+                .join(", and ");
             assert!(problem.contains("is not a JSON Schema"), "{problem}");
         }
         // A backtracking engine would take longer than the universe has.
         let tool = with_pattern("^(a+)+$").expect("a tool");
         assert!(tool.check_arguments(&json!({ "a": "a".repeat(100) + "b" })).is_err());
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_tool_is_told_at_once() {
+        let wrong = Described {
+            title: String::new(),
+            output_schema: Some("[]".into()),
+            ..described("A Tool", &json!({ "type": "array" }))
+        };
+        assert_eq!(
+            Tool::new(wrong, None).expect_err("four problems"),
+            [
+                "must be named in snake_case with at most 40 characters",
+                "must have a title and a description",
+                "has an input schema that does not say \"type\": \"object\" at its root",
+                "has an output schema that is not an object",
+            ]
+        );
     }
 
     #[test]
@@ -680,7 +704,7 @@ mod tests {
         };
         for name in ["properties", "patternProperties"] {
             with(name, 2).expect("it takes little memory");
-            let problem = with(name, 500).expect_err("it takes much memory");
+            let problem = with(name, 500).expect_err("it takes much memory").join(", and ");
             assert!(problem.contains("is not a JSON Schema"), "{problem}");
         }
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use wasmtime::component::{Component, InstancePre, Linker};
 use wasmtime::{Engine, Store};
 
@@ -45,15 +46,19 @@ impl fmt::Display for Version {
 }
 
 /// What a component can be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum World {
-    /// It offers MCP tools.
-    ToolBundle,
     /// It holds a team's rules.
     Policy,
+    /// It offers MCP tools.
+    ToolBundle,
 }
 
 impl World {
+    /// Every world.
+    pub const ALL: [Self; 2] = [Self::ToolBundle, Self::Policy];
+
     /// As the package has it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -77,11 +82,20 @@ impl World {
 /// # Errors
 /// If it is of another world, or made for a version that this host doesn't speak.
 pub(super) fn version(engine: &Engine, component: &Component, world: World) -> Result<Version, String> {
-    let interface = format!("{PACKAGE}{}@", world.export());
     let ty = component.component_type();
-    let made_for: Vec<&str> = ty
-        .exports(engine)
-        .filter_map(|(name, _)| name.strip_prefix(&interface))
+    let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
+    made_for(&exports, world).unwrap_or_else(|| {
+        let known = Version::ALL.map(Version::as_str).join(" and ");
+        Err(format!("it exports no {PACKAGE}{} of version {known}", world.export()))
+    })
+}
+
+/// The version of `world` that a component with these exports is made for; `None` if it is of another world.
+pub(super) fn made_for(exports: &[&str], world: World) -> Option<Result<Version, String>> {
+    let interface = format!("{PACKAGE}{}@", world.export());
+    let made_for: Vec<&str> = exports
+        .iter()
+        .filter_map(|name| name.strip_prefix(&interface))
         .collect();
     let minor = |version: &str| version.rsplit_once('.').map(|(minor, _)| minor.to_owned());
     let spoken = |made_for: &str| {
@@ -90,13 +104,13 @@ pub(super) fn version(engine: &Engine, component: &Component, world: World) -> R
             .find(|version| minor(version.as_str()) == minor(made_for))
     };
     if let Some(version) = made_for.iter().find_map(|made_for| spoken(made_for)) {
-        return Ok(version);
+        return Some(Ok(version));
     }
     let known = Version::ALL.map(Version::as_str).join(" and ");
-    Err(match made_for.first() {
-        Some(made_for) => format!("it is made for version {made_for}, this host speaks {known}"),
-        None => format!("it exports no {PACKAGE}{} of version {known}", world.export()),
-    })
+    let unknown = made_for.first()?;
+    Some(Err(format!(
+        "it is made for version {unknown}, this host speaks {known}"
+    )))
 }
 
 /// What a component of a world and version may import.
@@ -451,7 +465,8 @@ macro_rules! in_every_version {
 
         impl clock::Host for Guest {
             async fn now(&mut self) -> wasmtime::Result<Result<u64, types::Failure>> {
-                let (begun, outcome) = (Instant::now(), self.now());
+                let begun = Instant::now();
+                let outcome = self.now().await;
                 self.answer(begun, outcome)
             }
         }

@@ -6,12 +6,13 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::app::{App, Update as Found};
-use crate::artifact::lock::{Pin, World};
+use crate::artifact::lock::Pin;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
 use crate::cli::view::printable;
 use crate::failure::{Failure, FailureCode};
 use crate::plugins::grants::Grants;
+use crate::plugins::versions::World;
 
 /// Take what the registries have now of the components that come from there
 ///
