@@ -120,7 +120,7 @@ struct GivenTerms {
     #[arg(long, default_value = "{}", value_parser = object, value_name = "JSON", hide_default_value = true)]
     settings: Map<String, Value>,
 
-    /// What one call may use, by its name in `limits` of the configuration: memory_mib=128, cpu=5s; once for each
+    /// What one call may use, by its name in `limits` of the configuration: `memory_mib=128`, `cpu=5s`; once for each
     #[arg(long = "limit", value_parser = limit, value_name = "NAME=VALUE")]
     limits: Vec<GivenLimit>,
 }

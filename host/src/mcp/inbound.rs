@@ -36,7 +36,7 @@ const KNOWN_METHODS: [&str; 17] = [
 /// What a line is.
 #[derive(Debug)]
 pub(super) enum Inbound {
-    Message(ClientJsonRpcMessage),
+    Message(Box<ClientJsonRpcMessage>),
     /// To be answered, and done with.
     Refused {
         /// Whom to answer; `None` if that can't be read.
@@ -172,6 +172,7 @@ mod tests {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "to be compared with what answers")]
     fn seven(code: ErrorCode) -> Option<(Option<RequestId>, ErrorCode)> {
         Some((Some(RequestId::Number(7)), code))
     }

@@ -143,7 +143,7 @@ where
                 {
                     tracing::debug!("ignored a message from before the session");
                 }
-                Some(Ok(Inbound::Message(message))) => return Some(message),
+                Some(Ok(Inbound::Message(message))) => return Some(*message),
             }
         }
     }

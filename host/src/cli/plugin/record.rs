@@ -38,10 +38,9 @@ impl Record {
         let arguments = self.call.arguments.clone();
         let ended = call(&bundle, tool, arguments, manager, &transcript).await;
         // A failure that the tool itself returns makes a case like any other.
-        let outcome = match (transcript.outcome(), &ended) {
-            (Some(outcome @ Ok(_)), Ok(_)) | (Some(outcome @ Err(_)), Err(_)) => outcome,
+        let ((Some(outcome @ Ok(_)), Ok(_)) | (Some(outcome @ Err(_)), Err(_))) = (transcript.outcome(), &ended) else {
             // It did not return, or returned what the host could not pass on.
-            _ => return ended.map(|_| ExitCode::Internal),
+            return ended.map(|_| ExitCode::Internal);
         };
         let case = Case {
             tool: self.call.tool,

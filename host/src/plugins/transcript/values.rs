@@ -451,7 +451,7 @@ mod tests {
 
     #[test]
     fn every_answer_is_read_as_it_is_written() {
-        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(60);
+        let end = SystemTime::UNIX_EPOCH + Duration::from_mins(1);
         for lifetime in [Lifetime::Session, Lifetime::Unlimited, Lifetime::Until(end)] {
             let read = Instance::from_json(&instance(lifetime).to_json()).expect("an instance");
             assert_eq!((read.lifetime, read.status), (lifetime, Status::Paused));
