@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::lock::Pin;
 use crate::artifact::reference::Reference;
 use crate::artifact::{ArtifactError, Artifacts, Found, Shown};
+use crate::bundles::Bundles;
 use crate::config::{self, Code, Component, Config, OnExit};
 use crate::engine::Engine;
 use crate::engine::auto::AutoEngine;
@@ -29,7 +31,7 @@ use crate::plugins::cache::Cache;
 use crate::plugins::grants::Grants;
 use crate::plugins::policy::{self, ComponentPolicy};
 use crate::plugins::provenance::{Provenance, State};
-use crate::plugins::tools::Toolbox;
+use crate::plugins::toolbox::Entry;
 use crate::plugins::versions::World;
 use crate::plugins::{FILE_BYTES_MAX, PluginError, Runtime, Source};
 use crate::policy::Policy;
@@ -60,7 +62,7 @@ pub struct App {
     runtime: OnceCell<Runtime>,
     policy: OnceCell<Arc<ComponentPolicy>>,
     manager: OnceCell<InstanceManager>,
-    toolbox: OnceCell<Arc<Toolbox>>,
+    bundles: OnceCell<Bundles>,
 }
 
 impl App {
@@ -80,7 +82,7 @@ impl App {
             runtime: OnceCell::new(),
             policy: OnceCell::new(),
             manager: OnceCell::new(),
-            toolbox: OnceCell::new(),
+            bundles: OnceCell::new(),
         }
     }
 
@@ -109,9 +111,14 @@ impl App {
     pub async fn policy(&self) -> Result<&Arc<ComponentPolicy>, Failure> {
         self.policy
             .get_or_try_init(async || {
-                let (source, found) = self.source(World::Policy, POLICY, &self.config.policy).await?;
+                let (source, found) = self
+                    .source(World::Policy, POLICY, &self.config.policy)
+                    .await
+                    .map_err(|error| unusable(&error))?;
                 let policy = self.load_policy(&source).await?;
-                self.take_on(found, shown_by_policy(&policy)).await?;
+                self.take_on(found, shown_by_policy(&policy))
+                    .await
+                    .map_err(|error| unusable(&error))?;
                 Ok(Arc::new(policy))
             })
             .await
@@ -174,68 +181,77 @@ impl App {
         ))
     }
 
-    /// The tools that the bundles offer. The first call loads them.
+    /// The tool bundles. The first call loads them.
     ///
     /// # Errors
-    /// If one of them can't be loaded.
-    pub async fn toolbox(&self) -> Result<&Arc<Toolbox>, Failure> {
-        self.toolbox
+    /// If the configuration is wrong about one of them, as [`Bundles::load`] has it. One that can't be loaded is missing.
+    pub async fn bundles(&self) -> Result<&Bundles, Failure> {
+        self.bundles
             .get_or_try_init(async || {
-                let mut bundles = Vec::new();
-                for bundle in &self.config.bundles {
-                    bundles.push(self.bundle(bundle).await?);
-                }
-                Toolbox::new(bundles).map(Arc::new).map_err(|error| unusable(&error))
+                let runtime = self.runtime().await?;
+                let in_folder = self
+                    .config
+                    .bundles
+                    .iter()
+                    .filter(|bundle| is_in_folder(bundle))
+                    .collect();
+                let folder = self.config.plugins.dir.clone().map(|path| (path, in_folder));
+                let loaded = Bundles::load(runtime, self.named(runtime).await, folder).await;
+                loaded.map_err(|error| unusable(&error))
             })
             .await
     }
 
-    async fn bundle(&self, bundle: &config::Bundle) -> Result<Bundle, Failure> {
+    /// Loads the bundles that the configuration names, at once: each compiles where nobody has before.
+    async fn named(&self, runtime: &Runtime) -> Vec<Entry> {
+        let bundles = self.config.bundles.iter().filter(|bundle| !is_in_folder(bundle));
+        join_all(bundles.map(async |bundle| {
+            let (name, code) = (bundle.name.as_str(), &bundle.component.code);
+            Entry::new(
+                name,
+                code.to_string(),
+                &bundle.terms,
+                self.bundle(runtime, bundle).await,
+            )
+        }))
+        .await
+    }
+
+    async fn bundle(&self, runtime: &Runtime, bundle: &config::Bundle) -> Result<Bundle, PluginError> {
         let (name, component) = (bundle.name.as_str(), &bundle.component);
         let (source, found) = self.source(World::ToolBundle, name, component).await?;
-        let loaded = self.load_bundle(&source, bundle).await?;
+        let loaded = Bundle::load(runtime, &source, &bundle.terms).await?;
         self.take_on(found, shown_by_bundle(&loaded)).await?;
         Ok(loaded)
     }
 
     /// What the configuration loads: the policy, then the bundles in their order, each with how it stands. One that can't
     /// be loaded is among them.
-    pub async fn plugins(&self) -> Vec<Provenance> {
-        let refused = |name: &str, world, component: &Component, grants, budget, failure: Failure| Provenance {
-            name: name.to_owned(),
-            world,
-            from: place(&component.code),
-            sha256: None,
-            grants,
-            budget,
-            tools: Vec::new(),
-            state: State::Refused(failure.message),
-        };
+    ///
+    /// # Errors
+    /// If this machine can't run WebAssembly.
+    pub async fn plugins(&self) -> Result<Vec<Provenance>, Failure> {
+        let runtime = self.runtime().await?;
         let mut plugins = vec![match self.policy().await {
             Ok(policy) => policy.provenance(),
-            Err(failure) => {
-                let grants = policy::GRANTS.into_iter().collect();
-                let component = &self.config.policy;
-                refused(POLICY_DEFAULT, "policy", component, grants, Budget::POLICY, failure)
-            }
+            Err(failure) => Provenance {
+                name: POLICY_DEFAULT.to_owned(),
+                world: "policy",
+                from: self.config.policy.code.to_string(),
+                sha256: None,
+                grants: policy::GRANTS.into_iter().collect(),
+                budget: Budget::POLICY,
+                tools: Vec::new(),
+                state: State::Refused(failure.message),
+            },
         }];
-        for bundle in &self.config.bundles {
-            plugins.push(match self.bundle(bundle).await {
-                Ok(bundle) => bundle.provenance(),
-                Err(failure) => {
-                    let (name, terms) = (bundle.name.as_str(), &bundle.terms);
-                    refused(
-                        name,
-                        "tool-bundle",
-                        &bundle.component,
-                        terms.grants,
-                        terms.budget,
-                        failure,
-                    )
-                }
-            });
-        }
-        plugins
+        let entries = match self.bundles().await {
+            Ok(bundles) => bundles.toolbox().entries().to_vec(),
+            // Each may be well and two of them not together.
+            Err(_) => self.named(runtime).await,
+        };
+        plugins.extend(entries.iter().map(Entry::provenance));
+        Ok(plugins)
     }
 
     /// The code of a configured component, and what there is to agree to if it comes from a registry.
@@ -244,24 +260,24 @@ impl App {
         world: World,
         name: &str,
         component: &Component,
-    ) -> Result<(Source, Option<Found>), Failure> {
+    ) -> Result<(Source, Option<Found>), PluginError> {
         let Code::Artifact(reference) = &component.code else {
             return Ok((local_source(world, name, component)?, None));
         };
         let found = self.artifacts.find(world, name, reference).await;
-        let mut found = found.map_err(|error| Failure::from(&error))?;
+        let mut found = found.map_err(|error| withheld(&error))?;
         let source = artifact_source(name, component, &mut found);
         Ok((source, Some(found)))
     }
 
     /// Pins what comes from a registry, or compares it with what is pinned.
-    async fn take_on(&self, found: Option<Found>, shown: Shown) -> Result<(), Failure> {
+    async fn take_on(&self, found: Option<Found>, shown: Shown) -> Result<(), PluginError> {
         match found {
             Some(found) => self
                 .artifacts
                 .take_on(&found, shown)
                 .await
-                .map_err(|error| Failure::from(&error)),
+                .map_err(|error| withheld(&error)),
             None => Ok(()),
         }
     }
@@ -430,54 +446,53 @@ fn shown_by_bundle(bundle: &Bundle) -> Shown {
 fn artifact_source(name: &str, component: &Component, found: &mut Found) -> Source {
     Source {
         name: name.to_owned(),
-        from: place(&component.code),
+        from: component.code.to_string(),
         bytes: Cow::Owned(std::mem::take(&mut found.bytes)),
         sha256: component.sha256,
         settings: component.settings.expose().clone(),
     }
 }
 
+fn is_in_folder(bundle: &config::Bundle) -> bool {
+    bundle.component.code == Code::Folder
+}
+
 /// Reads the file at once: it is local and read once, before anything else can be served.
-fn local_source(world: World, name: &str, component: &Component) -> Result<Source, Failure> {
+fn local_source(world: World, name: &str, component: &Component) -> Result<Source, PluginError> {
     let name = if world == World::Policy { POLICY_DEFAULT } else { name };
+    let unreadable = |reason: String| PluginError::Unreadable {
+        name: name.to_owned(),
+        path: component.code.to_string(),
+        reason,
+    };
     let bytes = match &component.code {
-        Code::File(path) => {
-            let read = files::read(path, FILE_BYTES_MAX as u64);
-            read.map(Cow::Owned).map_err(|error| {
-                unusable(&PluginError::Unreadable {
-                    name: name.to_owned(),
-                    path: path.display().to_string(),
-                    reason: error.to_string(),
-                })
-            })?
-        }
-        _ => BUILT_IN
+        Code::File(path) => files::read(path, FILE_BYTES_MAX as u64)
+            .map(Cow::Owned)
+            .map_err(|error| unreadable(error.to_string()))?,
+        Code::BuiltIn | Code::Folder | Code::Artifact(_) => BUILT_IN
             .into_iter()
             .find(|(built_in, _)| *built_in == name)
             .map(|(_, bytes)| Cow::Borrowed(bytes))
-            .ok_or_else(|| Failure::new(FailureCode::Internal, format!("{name} is not built in"), ""))?,
+            .ok_or_else(|| unreadable("it is not there".into()))?,
     };
     Ok(Source {
         name: name.to_owned(),
-        from: place(&component.code),
+        from: component.code.to_string(),
         bytes,
         sha256: component.sha256,
         settings: component.settings.expose().clone(),
     })
 }
 
-/// Where a component's code is, for people.
-#[must_use]
-pub fn place(code: &Code) -> String {
-    match code {
-        Code::BuiltIn => "built in".to_owned(),
-        Code::File(path) => path.display().to_string(),
-        Code::Artifact(reference) => reference.to_string(),
-    }
+fn withheld(error: &ArtifactError) -> PluginError {
+    PluginError::Withheld(Box::new(Failure::from(error)))
 }
 
 /// A component that can't be loaded is the configuration's fault, not that of whoever calls.
 fn unusable(error: &PluginError) -> Failure {
+    if let PluginError::Withheld(failure) = error {
+        return Failure::clone(failure);
+    }
     let advice = "Correct `policy` or `[[bundle]]` in the configuration: `dev-postgres-mcp config show` prints it.";
     Failure::new(FailureCode::Internal, error.to_string(), advice)
 }

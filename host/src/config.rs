@@ -60,6 +60,8 @@ pub struct Config {
     pub pool: Pool,
     /// `[policy]`.
     pub policy: Component,
+    /// `[plugins]`.
+    pub plugins: Plugins,
     /// `[[bundle]]`: the built-in ones first, then the added ones in the file's order; no two have the same name.
     pub bundles: Vec<Bundle>,
     /// Where compiled components are kept; `None` if there is no home to derive it from.
@@ -155,6 +157,13 @@ pub struct Pool {
     pub size: usize,
 }
 
+/// `[plugins]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plugins {
+    /// A folder whose files are bundles; `None` if there is none.
+    pub dir: Option<PathBuf>,
+}
+
 /// A WebAssembly component and what it is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Component {
@@ -175,6 +184,19 @@ pub enum Code {
     File(PathBuf),
     /// In a registry.
     Artifact(Reference),
+    /// In the file of its name in the folder `plugins.dir`, whenever there is one.
+    Folder,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BuiltIn => f.write_str("built in"),
+            Self::File(path) => path.display().fmt(f),
+            Self::Artifact(reference) => reference.fmt(f),
+            Self::Folder => f.write_str("in plugins.dir"),
+        }
+    }
 }
 
 /// A component's own settings, a JSON object. They may hold secrets: `Debug` shows nothing.

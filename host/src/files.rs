@@ -1,4 +1,4 @@
-//! Files that are read within a bound and written whole.
+//! Files that are read within a bound, whoever put them there, and written whole.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -21,7 +21,36 @@ pub(crate) fn read(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     if !is_file {
         return Err(io::Error::other("it is no regular file"));
     }
-    let file = File::open(path)?;
+    read_all(File::open(path)?, most)
+}
+
+/// Opens a plain file to read it where another user may have put anything in its place: a link, a pipe that nobody writes
+/// to.
+///
+/// # Errors
+/// If it can't be opened or is something else.
+pub(crate) fn open_planted(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    {
+        use rustix::fs::OFlags;
+        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
+    }
+    let file = options.open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::other("is no plain file"))
+    }
+}
+
+/// What is in an open file.
+///
+/// # Errors
+/// If it can't be read, or has more than `most` bytes.
+pub(crate) fn read_all(file: File, most: u64) -> io::Result<Vec<u8>> {
     let too_large = |has: u64| Err(io::Error::other(format!("it has {has} bytes, may have {most}")));
     let has = file.metadata()?.len();
     if has > most {

@@ -24,6 +24,8 @@
 //! | `artifact/reference.rs` | where an artifact is | I/O |
 //! | `artifact/registry.rs`, `artifact/credentials.rs` | asking a registry; who one is there | the lock file |
 //! | `artifact/lock.rs`, `artifact/store.rs` | what was agreed to; what was pulled | registries |
+//! | `bundles.rs` | which bundles there are: those that the configuration names, and those in a folder | Docker, MCP |
+//! | `bundles/folder.rs`, `bundles/watch.rs` | the files of that folder; being told that something changed there | bundles |
 //! | `config.rs` | the configuration as domain values | who uses it |
 //! | `default.toml`, `config/keys.rs` | which settings there are, with defaults and meanings | |
 //! | `config/sources.rs` | reading file, environment and options, the later over the earlier | what the settings mean |
@@ -31,7 +33,7 @@
 //! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
-//! | `files.rs` | reading files within a bound, writing them whole | what is in them |
+//! | `files.rs` | reading files within a bound, whoever put them there, and writing them whole | what is in them |
 //! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
 //! | `manager.rs` | create, list, get, drop, health, stats; clean-up of what nobody got | bollard, rmcp, wasmtime, WIT |
@@ -55,6 +57,7 @@
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
+//! | `plugins/toolbox.rs` | which tool answers to which name, and which bundle is missing | Docker, MCP |
 //! | `plugins/budget.rs` | what a component may use in one call | Docker, MCP |
 //! | `plugins/grants.rs` | what a bundle may be granted | Docker, MCP |
 //! | `plugins/credentials.rs` | what stands for a password with a bundle that may not see it | Docker, MCP |
@@ -90,6 +93,7 @@
 
 pub mod app;
 pub mod artifact;
+pub mod bundles;
 pub mod cli;
 pub mod config;
 pub mod digest;

@@ -7,32 +7,41 @@ mod progress;
 mod resources;
 mod transport;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use rmcp::model::{
     CallToolRequestParams, CallToolResponse, CallToolResult, ErrorData, Implementation, ListResourcesResult,
     ListToolsResult, PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities,
-    ServerConfig, Tool, ToolAnnotations,
+    ServerConfig, SubscriptionFilter, Tool, ToolAnnotations,
 };
-use rmcp::service::{RequestContext, RoleServer, ServerInitializeError};
+use rmcp::service::{
+    NotificationContext, Peer, RequestContext, RoleServer, ServerInitializeError, SubscriptionContext,
+};
 use rmcp::{ServerHandler, ServiceExt};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::transport::Unanswered;
+use crate::digest::Digest;
 use crate::failure::Failure;
 use crate::instance::Caller;
 use crate::manager::{InstanceManager, NewInstance};
 use crate::plugins::provenance::Provenance;
-use crate::plugins::tools::{Tool as BundleTool, Toolbox};
+use crate::plugins::toolbox::Toolbox;
+use crate::plugins::tools::Tool as BundleTool;
 
-/// How long a client may keep the tool list, in ms: it doesn't change while the server runs.
-const TOOL_LIST_TTL_MS: u64 = 3_600_000;
+/// How long a client may keep a tool list that never changes, in ms.
+const FIXED_LIST_TTL_MS: u64 = 3_600_000;
+/// How long a client that isn't told of changes may keep a tool list, in ms.
+const TOOL_LIST_TTL_MS: u64 = 60_000;
 /// The longest client name that the policy and the log are shown, in characters.
 const CLIENT_NAME_CHARS_MAX: usize = 100;
 
@@ -58,7 +67,11 @@ An error result says what is wrong (`code`, `message`, for arguments also `field
 /// Serves MCP clients.
 #[derive(Debug, Clone)]
 pub struct Server {
-    toolbox: Arc<Toolbox>,
+    toolbox: watch::Receiver<Arc<Toolbox>>,
+    /// The offer that the client was shown last.
+    listed: Arc<Mutex<Digest>>,
+    /// Told when a client of the legacy era takes notifications.
+    initialized: Arc<Notify>,
     policy: Provenance,
     manager: InstanceManager,
     caller: Caller,
@@ -79,19 +92,23 @@ pub enum ServeError {
 }
 
 impl Server {
-    /// `policy` is what clients are told of the manager's own. Whoever calls does so as `caller`, by the client's own name.
+    /// The tools may change for as long as the sender of `toolbox` lives. `policy` is what clients are told of the
+    /// manager's own. Whoever calls does so as `caller`, by the client's own name.
     ///
     /// Calls in flight count on `tracker`: whoever ends the process waits for it, so that what they undo is undone.
     #[must_use]
     pub fn new(
-        toolbox: Arc<Toolbox>,
+        toolbox: watch::Receiver<Arc<Toolbox>>,
         policy: Provenance,
         manager: InstanceManager,
         caller: Caller,
         tracker: TaskTracker,
     ) -> Self {
+        let listed = toolbox.borrow().offer();
         Self {
             toolbox,
+            listed: Arc::new(Mutex::new(listed)),
+            initialized: Arc::new(Notify::new()),
             policy,
             manager,
             caller,
@@ -115,15 +132,17 @@ impl Server {
         let _stop_when_dropped = stop.clone().drop_guard();
         let (transport, begun) = transport::Stdio::new(input, output, stop.clone(), self.unanswered.clone());
         let (manager, caller, tracker) = (self.manager.clone(), self.caller.clone(), self.tracker.clone());
-        let sweeper = self.manager.clone();
+        let (sweeper, server) = (self.manager.clone(), self.clone());
         match self.serve_with_ct(transport, stop).await {
             Ok(session) => {
                 begun.set();
+                let peer = session.peer().clone();
                 // Not before: nothing is to come between a client and its first answer.
                 tracker.spawn(async move { manager.start_ahead(&caller).await });
                 tokio::select! {
                     () = sweeper.keep_sweeping() => Ok(()),
                     end = session.waiting() => end.map(drop).map_err(Into::into),
+                    never = server.tell_legacy(peer) => match never {},
                     // A client that reads nothing any more would keep rmcp writing for ever.
                     () = async { ended.cancelled().await; tokio::time::sleep(LAST_ANSWERS).await } => Ok(()),
                 }
@@ -138,13 +157,45 @@ impl Server {
         }
     }
 
+    /// Tells a client of the legacy era of changes. Those of the modern one are told through what they listen to.
+    async fn tell_legacy(&self, peer: Peer<RoleServer>) -> Infallible {
+        if peer.peer_info().is_some() {
+            self.initialized.notified().await;
+            self.tell_changes(|| peer.notify_tool_list_changed()).await;
+        }
+        pending().await
+    }
+
+    /// Calls `tell` each time that the tools are others than those the client was shown or told of last. Ends when they
+    /// can't change, or nobody can be told, any more.
+    async fn tell_changes<E, F: Future<Output = Result<(), E>>>(&self, tell: impl Fn() -> F) {
+        let mut toolbox = self.toolbox.clone();
+        let mut known = *self.listed.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let offer = toolbox.borrow_and_update().offer();
+            if offer != known && tell().await.is_err() {
+                return;
+            }
+            known = offer;
+            if toolbox.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn tools_may_change(&self) -> bool {
+        self.toolbox.has_changed().is_ok()
+    }
+
     async fn call(
         &self,
         request: CallToolRequestParams,
         context: &RequestContext<RoleServer>,
     ) -> Result<(CallToolResult, Vec<NewInstance>), ErrorData> {
-        let Some((bundle, tool)) = self.toolbox.find(&request.name) else {
-            return Err(error::unknown_tool(&request.name, &self.toolbox));
+        // The whole call is of this one, whatever becomes of its bundle meanwhile.
+        let toolbox = Arc::clone(&self.toolbox.borrow());
+        let Some((bundle, tool)) = toolbox.find(&request.name) else {
+            return Err(error::unknown_tool(&request.name, &toolbox));
         };
         let caller = Caller {
             client: Some(client_name(context)),
@@ -173,7 +224,11 @@ impl Server {
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        ServerConfig::new(ServerCapabilities::builder().enable_resources().enable_tools().build())
+        let mut capabilities = ServerCapabilities::builder().enable_resources().enable_tools().build();
+        if let Some(tools) = &mut capabilities.tools {
+            tools.list_changed = self.tools_may_change().then_some(true);
+        }
+        ServerConfig::new(capabilities)
             .with_server_info(
                 Implementation::new(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
                     .with_title("Throwaway PostgreSQL"),
@@ -186,9 +241,39 @@ impl ServerHandler for Server {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
+        let toolbox = Arc::clone(&self.toolbox.borrow());
+        *self.listed.lock().unwrap_or_else(PoisonError::into_inner) = toolbox.offer();
+        let ttl_ms = if self.tools_may_change() {
+            TOOL_LIST_TTL_MS
+        } else {
+            FIXED_LIST_TTL_MS
+        };
         // One page: the 1.x SDKs for Python and TypeScript read no second one.
-        let tools = self.toolbox.iter().map(|(_, tool)| describe(tool)).collect();
-        Ok(ListToolsResult::with_all_items(tools).with_ttl_ms(TOOL_LIST_TTL_MS))
+        let tools = toolbox.iter().map(|(_, tool)| describe(tool)).collect();
+        Ok(ListToolsResult::with_all_items(tools).with_ttl_ms(ttl_ms))
+    }
+
+    async fn on_initialized(&self, _context: NotificationContext<RoleServer>) {
+        self.initialized.notify_one();
+    }
+
+    fn accepted_subscription_filter(&self, requested: &SubscriptionFilter) -> Option<SubscriptionFilter> {
+        // rmcp takes away what the capabilities don't have.
+        Some(requested.clone())
+    }
+
+    async fn listen(&self, context: SubscriptionContext) -> Result<(), ErrorData> {
+        let telling = async {
+            if context.accepted().tools_list_changed == Some(true) {
+                self.tell_changes(|| context.sink().notify_tool_list_changed()).await;
+            }
+            pending().await
+        };
+        tokio::select! {
+            () = context.cancelled() => Ok(()),
+            () = self.stop.cancelled() => Ok(()),
+            never = telling => match never {},
+        }
     }
 
     async fn list_resources(
@@ -204,11 +289,11 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        resources::read(&request.uri, &self.policy, &self.toolbox).map(Into::into)
+        resources::read(&request.uri, &self.policy, &self.toolbox.borrow()).map(Into::into)
     }
 
     fn get_tool(&self, name: &str) -> Option<Tool> {
-        self.toolbox.find(name).map(|(_, tool)| describe(tool))
+        self.toolbox.borrow().find(name).map(|(_, tool)| describe(tool))
     }
 
     async fn call_tool(
@@ -287,6 +372,7 @@ mod tests {
     use crate::plugins::cache::Cache;
     use crate::plugins::grants::Grants;
     use crate::plugins::provenance::State;
+    use crate::plugins::toolbox::Entry;
     use crate::plugins::{Runtime, Source};
     use crate::policy::{Action, Inventory, Policy, Rejection};
 
@@ -336,8 +422,13 @@ mod tests {
             grants: Grants::ALL,
             ..Terms::default()
         };
-        let bundle = Bundle::load(&runtime, &source, &terms).await.expect("it loads");
-        Toolbox::new(vec![bundle]).expect("no collision")
+        let entry = Entry::new(
+            "postgres-tools",
+            String::new(),
+            &terms,
+            Bundle::load(&runtime, &source, &terms).await,
+        );
+        Toolbox::new(vec![entry])
     }
 
     fn provenance() -> Provenance {
@@ -383,7 +474,8 @@ mod tests {
             Owners::new(None),
             tracker.clone(),
         );
-        let server = Server::new(Arc::new(toolbox), provenance(), manager, Caller::default(), tracker);
+        let (_, toolbox) = watch::channel(Arc::new(toolbox));
+        let server = Server::new(toolbox, provenance(), manager, Caller::default(), tracker);
 
         let (mut input, server_input) = tokio::io::duplex(1 << 16);
         let (server_output, output) = tokio::io::duplex(1 << 16);

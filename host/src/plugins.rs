@@ -13,6 +13,7 @@ pub mod inspect;
 pub mod policy;
 pub mod provenance;
 pub mod scaffold;
+pub mod toolbox;
 pub mod tools;
 pub mod transcript;
 mod v0_1;
@@ -42,7 +43,7 @@ use crate::policy::{FieldError, join};
 const TICK: Duration = Duration::from_millis(10);
 
 /// What went wrong with a component.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum PluginError {
     /// It can't be read.
     #[error("the component {name} can't be read from {path}: {reason}")]
@@ -54,6 +55,17 @@ pub enum PluginError {
         /// The operating system's word.
         reason: String,
     },
+    /// The folder that it would be in can't be looked at.
+    #[error("what is in {path} is not loaded: {reason}")]
+    Folder {
+        /// Which.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
+    /// Its registry doesn't have it, or it isn't what somebody agreed to.
+    #[error("{}", .0.message)]
+    Withheld(Box<Failure>),
     /// It isn't what the configuration pins.
     #[error("{name} has the sha256 {found}, but the configuration pins {pinned}")]
     Pinned {

@@ -95,7 +95,7 @@ impl Client {
             tracker.clone(),
         );
         let app = App::new(config, &Environment::default());
-        let toolbox = Arc::clone(app.toolbox().await.expect("the tools load"));
+        let toolbox = app.bundles().await.expect("the tools load").subscribe();
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (read, write) = tokio::io::split(theirs);
         tokio::spawn(Server::new(toolbox, provenance, manager, Caller::default(), tracker).serve(read, write));

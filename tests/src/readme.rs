@@ -38,7 +38,7 @@ pub async fn sections() -> Result<Vec<Section>, String> {
     };
     let config = Config::load(&nowhere, &Environment::default()).map_err(|error| error.to_string())?;
     let app = App::new(config, &Environment::default());
-    let toolbox = app.toolbox().await.map_err(|failure| failure.to_string())?;
+    let toolbox = app.bundles().await.map_err(|failure| failure.to_string())?.toolbox();
     Ok(vec![
         (
             "speed",

@@ -14,6 +14,16 @@ use crate::binary::TestEnvironment;
 /// How long an answer may take in a test: a create on a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(1);
 
+/// What every request of a client of 2026-07-28 carries.
+#[must_use]
+pub fn modern_meta() -> Value {
+    json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientInfo": { "name": "raw", "version": "1" },
+        "io.modelcontextprotocol/clientCapabilities": {},
+    })
+}
+
 /// One running server and the pipes to it.
 #[derive(Debug)]
 pub struct Session {
@@ -179,6 +189,21 @@ impl Session {
         loop {
             let message = self.next().await;
             if message["id"] == id {
+                return message;
+            }
+            self.early.push(message);
+        }
+    }
+
+    /// Waits for a notification, and keeps answers that come before it.
+    pub async fn notification(&mut self) -> Value {
+        let is_notification = |message: &Value| message.get("method").is_some();
+        if let Some(index) = self.early.iter().position(is_notification) {
+            return self.early.remove(index);
+        }
+        loop {
+            let message = self.next().await;
+            if is_notification(&message) {
                 return message;
             }
             self.early.push(message);

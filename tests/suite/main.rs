@@ -29,6 +29,7 @@ mod mcp_stdio;
 mod memory_limits;
 mod metrics;
 mod plugin_kit;
+mod plugin_reload;
 #[cfg(unix)]
 mod pool;
 mod readme;

@@ -7,11 +7,12 @@ use std::path::Path;
 use dev_postgres_mcp_tests::readme::repository;
 
 /// The crates behind which the outside world is, and the files that may know them, by how their paths begin.
-const KNOWN_BY: [(&str, &[&str]); 12] = [
+const KNOWN_BY: [(&str, &[&str]); 13] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
     ("docker_credential", &["artifact/credentials.rs"]),
     ("nix", &["engine/local", "owner.rs", "plugins/cache.rs"]),
+    ("notify", &["bundles/watch.rs"]),
     (
         "oci_client",
         &[

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::{NOWHERE, TestEnvironment};
 use dev_postgres_mcp_tests::local;
-use dev_postgres_mcp_tests::session::Session;
+use dev_postgres_mcp_tests::session::{Session, modern_meta};
 use dev_postgres_mcp_tests::specs::{as_told_later, unlikely_name};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -22,15 +22,6 @@ const TOOLS: [&str; 6] = [
 fn names(list: &Value) -> Vec<&str> {
     let tools = list["result"]["tools"].as_array().expect("a list of tools");
     tools.iter().filter_map(|tool| tool["name"].as_str()).collect()
-}
-
-/// What every request of a stateless client carries.
-fn modern_meta() -> Value {
-    json!({
-        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
-        "io.modelcontextprotocol/clientInfo": { "name": "raw", "version": "1" },
-        "io.modelcontextprotocol/clientCapabilities": {},
-    })
 }
 
 async fn ids(session: &mut Session) -> Vec<String> {

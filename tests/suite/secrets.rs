@@ -92,11 +92,8 @@ impl Search {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             let path = entry.path();
             match entry.metadata() {
-                Ok(kind) if kind.is_dir() => {
-                    if !NOT_SEARCHED.iter().any(|name| path.ends_with(name)) {
-                        holders.extend(self.holders(&path));
-                    }
-                }
+                Ok(kind) if kind.is_dir() && NOT_SEARCHED.iter().any(|name| path.ends_with(name)) => {}
+                Ok(kind) if kind.is_dir() => holders.extend(self.holders(&path)),
                 Ok(kind) if kind.is_file() => {
                     let bytes = fs::read(&path).unwrap_or_default();
                     if self.is_found_in(&String::from_utf8_lossy(&bytes)) {

@@ -9,10 +9,12 @@ use serde::Serialize;
 
 use super::exit::ExitCode;
 use super::ui::Ui;
-use crate::app::{App, place};
-use crate::config::{Bundle, Config, ConfigError};
+use crate::app::App;
+use crate::config::{Code, Config, ConfigError};
 use crate::engine::{Diagnosis, Verdict};
 use crate::failure::Failure;
+use crate::plugins::PluginError;
+use crate::plugins::toolbox::Entry;
 use crate::ports::PortAllocator;
 
 /// How many ports of the range are tried: enough to tell a crowded range from a free one, in a few milliseconds.
@@ -64,12 +66,9 @@ impl<'a> From<&'a Diagnosis> for Check<'a> {
 impl Doctor {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let config = app.config();
-        let mut diagnoses = vec![
-            configuration(config),
-            policy(app).await,
-            bundles(app).await,
-            ports(config, &mut rand::rng()),
-        ];
+        let mut diagnoses = vec![configuration(config), policy(app).await];
+        diagnoses.extend(bundles(app).await);
+        diagnoses.push(ports(config, &mut rand::rng()));
         // The engine itself, not through the manager: a broken policy is no reason to say nothing of Docker.
         diagnoses.extend(app.engine().diagnose(&config.instance.defaults.image).await);
         report(&diagnoses, ui)
@@ -106,34 +105,66 @@ async fn policy(app: &App) -> Diagnosis {
         Ok(_) => Diagnosis {
             subject,
             verdict: Verdict::Good,
-            detail: place(&app.config().policy.code),
+            detail: app.config().policy.code.to_string(),
             advice: String::new(),
         },
         Err(failure) => bad(subject, failure),
     }
 }
 
-async fn bundles(app: &App) -> Diagnosis {
+/// What is served, and then each bundle that isn't as it is in its place.
+async fn bundles(app: &App) -> Vec<Diagnosis> {
     let subject = "tool bundles";
-    match app.toolbox().await {
-        Ok(toolbox) => {
-            let bundle = |bundle: &Bundle| {
-                let tools = toolbox
-                    .iter()
-                    .filter(|(owner, _)| owner.name() == bundle.name.as_str())
-                    .count();
-                format!("{} with {tools} tools, {}", bundle.name, place(&bundle.component.code))
-            };
-            let detail = app.config().bundles.iter().map(bundle).collect::<Vec<_>>().join("; ");
-            Diagnosis {
-                subject,
-                verdict: Verdict::Good,
-                detail,
-                advice: String::new(),
-            }
-        }
-        Err(failure) => bad(subject, failure),
+    let toolbox = match app.bundles().await {
+        Ok(bundles) => bundles.toolbox(),
+        Err(failure) => return vec![bad(subject, failure)],
+    };
+    let served = |entry: &Entry| {
+        let tools = entry.bundle.as_ref()?.tools().len();
+        Some(format!("{} with {tools} tools, {}", entry.name, entry.place))
+    };
+    let served: Vec<String> = toolbox.entries().iter().filter_map(served).collect();
+    let mut diagnoses = vec![Diagnosis {
+        subject,
+        verdict: Verdict::Good,
+        detail: served.join("; "),
+        advice: String::new(),
+    }];
+    let config = app.config();
+    let warning = |detail: String, advice: &str| Diagnosis {
+        subject,
+        verdict: Verdict::Warning,
+        detail,
+        advice: advice.into(),
+    };
+    if let Some(dir) = config.plugins.dir.as_ref().filter(|dir| !dir.is_dir()) {
+        let detail = format!("there is no folder {}", dir.display());
+        diagnoses.push(warning(detail, "Make it, or correct plugins.dir."));
     }
+    let without_file = config.bundles.iter().filter(|bundle| {
+        let name = bundle.name.as_str();
+        bundle.component.code == Code::Folder && !toolbox.entries().iter().any(|entry| entry.name == name)
+    });
+    diagnoses.extend(without_file.map(|bundle| {
+        let detail = format!("there is no {}.wasm in plugins.dir", bundle.name);
+        warning(
+            detail,
+            "Put it there, or give the entry in the configuration a `component`.",
+        )
+    }));
+    diagnoses.extend(toolbox.entries().iter().filter_map(|entry| {
+        let problem = entry.problem.as_deref()?;
+        Some(Diagnosis {
+            subject,
+            verdict: Verdict::Bad,
+            detail: problem.to_string(),
+            advice: match problem {
+                PluginError::Withheld(failure) => failure.advice.clone(),
+                _ => format!("Replace {}; the other bundles are served without it.", entry.place),
+            },
+        })
+    }));
+    diagnoses
 }
 
 fn bad(subject: &'static str, failure: Failure) -> Diagnosis {

@@ -1,7 +1,6 @@
 //! `mcp serve`.
 
 use std::io;
-use std::sync::Arc;
 
 use clap::Args;
 
@@ -27,11 +26,12 @@ impl Serve {
             None => None,
         };
         // Each compiles its component where nobody has before.
-        let (toolbox, manager) = tokio::try_join!(app.toolbox(), app.manager())?;
+        let (bundles, manager) = tokio::try_join!(app.bundles(), app.manager())?;
+        bundles.log_problems();
         app.tidy(manager);
         let policy = app.policy().await?.provenance();
         let server = Server::new(
-            Arc::clone(toolbox),
+            bundles.subscribe(),
             policy,
             manager.clone(),
             caller(),
@@ -46,6 +46,7 @@ impl Serve {
         let outcome = tokio::select! {
             ended = server.serve(tokio::io::stdin(), tokio::io::stdout()) => ended,
             never = metrics => match never {},
+            never = bundles.watch() => match never {},
         };
         match outcome {
             Ok(()) => Ok(ExitCode::Ok),

@@ -13,7 +13,7 @@ use super::shown::shown;
 use super::sources::{Given, GivenBundle, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
-    Log, LogFormat, OnExit, POOL_SIZE_MAX, Pool, cache_home, default_state_dir,
+    Log, LogFormat, OnExit, POOL_SIZE_MAX, Plugins, Pool, cache_home, default_state_dir,
 };
 use crate::artifact::reference::SCHEME;
 use crate::environment::Environment;
@@ -65,9 +65,10 @@ impl Sources {
         let local = self.local(environment);
         let pool = self.pool();
         let policy = self.policy();
+        let plugins = self.plugins();
         let values = shown(&self.values, &self.bundles);
-        let bundles = self.bundles();
-        match (engine, metrics, log, docker, local, instance, pool, policy) {
+        let bundles = self.bundles(plugins.as_ref());
+        match (engine, metrics, log, docker, local, instance, pool, policy, plugins) {
             (
                 Some(engine),
                 Some(metrics),
@@ -77,6 +78,7 @@ impl Sources {
                 Some(instance),
                 Some(pool),
                 Some(policy),
+                Some(plugins),
             ) if self.problems.is_empty() => Ok(Config {
                 engine,
                 metrics,
@@ -86,6 +88,7 @@ impl Sources {
                 instance,
                 pool,
                 policy,
+                plugins,
                 bundles,
                 cache_dir: cache_home(environment).map(|home| home.join("components")),
                 store_dir: cache_home(environment).map(|home| home.join("pulled")),
@@ -222,14 +225,18 @@ impl Sources {
 
     /// The component that the table `section` describes.
     fn component(&mut self, section: &str, code: &Given, sha256: &Given, settings: &Given) -> Option<Component> {
-        let parsed = self.parse_given(&format!("{section}.component"), code, |text| {
-            component_code(text, &code.origin)
-        });
+        let parsed = self.parse_given(&format!("{section}.component"), code, |_| component_code(code));
         let sha256 = self.parse_given(&format!("{section}.sha256"), sha256, optional);
         Some(Component {
             code: parsed?,
             sha256: sha256?,
             settings: ComponentSettings(settings.value.as_object().cloned().unwrap_or_default()),
+        })
+    }
+
+    fn plugins(&self) -> Option<Plugins> {
+        Some(Plugins {
+            dir: file_path(self.values.get("plugins.dir")?),
         })
     }
 
@@ -277,10 +284,11 @@ impl Sources {
     }
 
     /// The built-in bundles, each in place unless an entry has its name, and the added ones.
-    fn bundles(&mut self) -> Vec<Bundle> {
+    fn bundles(&mut self, plugins: Option<&Plugins>) -> Vec<Bundle> {
+        let has_folder = plugins.is_some_and(|plugins| plugins.dir.is_some());
         let (mut bundles, mut built_in, mut replaced) = (Vec::<Bundle>::new(), BTreeSet::new(), BTreeSet::new());
         for given in std::mem::take(&mut self.bundles) {
-            let Some(bundle) = self.bundle(&given) else {
+            let Some(mut bundle) = self.bundle(&given) else {
                 continue;
             };
             let (name, at) = (bundle.name.clone(), given.at());
@@ -293,6 +301,9 @@ impl Sources {
                 self.wrong(at.clone(), "bundle.name", format!("must not be {name} twice"), None);
             }
             if bundle.component.code == Code::BuiltIn && !built_in.contains(&name) {
+                bundle.component.code = Code::Folder;
+            }
+            if bundle.component.code == Code::Folder && !has_folder {
                 let names: Vec<&str> = built_in.iter().map(BundleName::as_str).collect();
                 let expected = format!("must be given for {name}: only {} is built in", names.join(", "));
                 self.wrong(at, "bundle.component", expected, None);
@@ -345,14 +356,19 @@ fn cpu_millis(text: &str) -> Option<u32> {
     (0.0..=f64::from(u32::MAX)).contains(&millis).then_some(millis as u32)
 }
 
-/// A path in a file starts at that file.
-fn component_code(text: &str, origin: &Origin) -> Result<Code, InvalidValue> {
-    match (non_empty(text), origin) {
-        (None, _) => Ok(Code::BuiltIn),
-        (Some(text), _) if text.starts_with(SCHEME) => text.parse().map(Code::Artifact),
-        (Some(path), Origin::File { path: file, .. }) => {
-            Ok(Code::File(file.parent().unwrap_or(Path::new("")).join(path)))
-        }
-        (Some(path), _) => Ok(Code::File(path.into())),
+/// Where a component is: built in, a file, or in a registry.
+fn component_code(given: &Given) -> Result<Code, InvalidValue> {
+    match given.value.as_str() {
+        Some(text) if text.starts_with(SCHEME) => text.parse().map(Code::Artifact),
+        _ => Ok(file_path(given).map_or(Code::BuiltIn, Code::File)),
     }
+}
+
+/// A relative path in a file starts at that file; `None` if it is empty.
+fn file_path(given: &Given) -> Option<PathBuf> {
+    let path = given.value.as_str().and_then(non_empty)?;
+    Some(match &given.origin {
+        Origin::File { path: file, .. } => file.parent().unwrap_or(Path::new("")).join(path),
+        _ => path.into(),
+    })
 }

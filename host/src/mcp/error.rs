@@ -3,7 +3,7 @@
 use rmcp::model::{CallToolResult, ContentBlock, ErrorData};
 
 use crate::failure::{Failure, FailureCode};
-use crate::plugins::tools::Toolbox;
+use crate::plugins::toolbox::Toolbox;
 
 /// A failure that the model reads: JSON text with `code`, `message`, `advice` and `fields`.
 ///

@@ -79,13 +79,13 @@ impl Inbound {
 
     fn sound(message: ClientJsonRpcMessage) -> Self {
         let JsonRpcMessage::Request(request) = &message else {
-            return Self::Message(message);
+            return Self::Message(Box::new(message));
         };
         let ClientRequest::CustomRequest(custom) = &request.request else {
-            return Self::Message(message);
+            return Self::Message(Box::new(message));
         };
         let Some(method) = KNOWN_METHODS.iter().find(|known| **known == custom.method) else {
-            return Self::Message(message);
+            return Self::Message(Box::new(message));
         };
         let form = match *method {
             "tools/call" => ": `name` is a string, `arguments` and `_meta` are objects",

@@ -8,7 +8,10 @@ const WORD_BYTES_MAX: usize = 1024;
 
 /// What the top level of a message says, as far as it has been read.
 #[derive(Debug, Default)]
-#[expect(clippy::struct_excessive_bools, reason = "what has been seen so far, each on its own")]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "what has been seen so far, each on its own"
+)]
 pub(super) struct Outline {
     /// How many objects and arrays are open.
     depth: usize,

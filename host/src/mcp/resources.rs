@@ -3,9 +3,8 @@
 use rmcp::model::{ErrorData, ListResourcesResult, ReadResourceResult, Resource, ResourceContents};
 use serde_json::json;
 
-use crate::plugins::bundle::Bundle;
 use crate::plugins::provenance::{self, Provenance};
-use crate::plugins::tools::Toolbox;
+use crate::plugins::toolbox::{Entry, Toolbox};
 
 const PLUGINS: &str = "dev-postgres-mcp://plugins";
 const JSON: &str = "application/json";
@@ -23,7 +22,8 @@ pub(super) fn list() -> ListResourcesResult {
         .with_title("Loaded plugins")
         .with_description(
             "The policy and the tool bundles that this server has loaded: for each, where it comes from, the SHA-256 of \
-             its file, what it is granted, its limits, its tools and its state (serving or switched_off).",
+             its file, what it is granted, its limits, its tools and its state (serving, outdated, \
+             switched_off or refused).",
         )
         .with_mime_type(JSON);
     ListResourcesResult::with_all_items(vec![plugins]).with_ttl_ms(LIST_TTL_MS)
@@ -38,7 +38,7 @@ pub(super) fn read(uri: &str, policy: &Provenance, toolbox: &Toolbox) -> Result<
         return Err(ErrorData::resource_not_found(message, Some(json!({ "uri": uri }))));
     }
     let mut plugins = vec![policy.clone()];
-    plugins.extend(toolbox.bundles().map(Bundle::provenance));
+    plugins.extend(toolbox.entries().iter().map(Entry::provenance));
     let text = format!("{:#}", provenance::to_json(&plugins));
     let contents = ResourceContents::text(text, PLUGINS).with_mime_type(JSON);
     Ok(ReadResourceResult::new(vec![contents]).with_ttl_ms(READ_TTL_MS))

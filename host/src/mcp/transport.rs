@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
-use rmcp::model::{JsonRpcMessage, RequestId};
+use rmcp::model::{ClientRequest, JsonRpcMessage, RequestId};
 use rmcp::service::{RoleServer, RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -52,6 +52,10 @@ impl Unanswered {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.remove(&response.id).unwrap_or_default()
     }
+}
+
+fn is_initialize(message: &RxJsonRpcMessage<RoleServer>) -> bool {
+    matches!(message, JsonRpcMessage::Request(request) if matches!(request.request, ClientRequest::InitializeRequest(_)))
 }
 
 /// Whether the session has begun.
@@ -137,9 +141,14 @@ where
                     tracing::debug!(code = error.code.0, "refused what is no request");
                     self.refusing = Some(tokio::spawn(self.output.send(JsonRpcMessage::error(error, id))));
                 }
+                // rmcp reads on only once it has answered this one.
+                Some(Ok(Inbound::Message(message))) if is_initialize(&message) => {
+                    self.begun.set();
+                    return Some(*message);
+                }
                 // rmcp ends at anything but a request here.
                 Some(Ok(Inbound::Message(message)))
-                    if !self.begun.get() && !matches!(message, JsonRpcMessage::Request(_)) =>
+                    if !self.begun.get() && !matches!(*message, JsonRpcMessage::Request(_)) =>
                 {
                     tracing::debug!("ignored a message from before the session");
                 }

@@ -34,6 +34,8 @@ pub enum State {
     Serving,
     /// It has failed too often in a row, and takes no more calls.
     SwitchedOff,
+    /// It takes calls, though its file holds something else by now: why that was not loaded.
+    Outdated(String),
     /// It was not loaded: why.
     Refused(String),
 }
@@ -45,6 +47,7 @@ impl State {
         match self {
             Self::Serving => "serving",
             Self::SwitchedOff => "switched_off",
+            Self::Outdated(_) => "outdated",
             Self::Refused(_) => "refused",
         }
     }
@@ -72,7 +75,7 @@ impl Provenance {
             "tools": self.tools,
             "state": self.state.as_str(),
         });
-        if let State::Refused(reason) = &self.state {
+        if let State::Refused(reason) | State::Outdated(reason) = &self.state {
             shown["reason"] = reason.as_str().into();
         }
         shown

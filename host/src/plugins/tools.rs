@@ -1,6 +1,5 @@
-//! The tools that bundles offer: what clients can use, what arguments fit, and who answers to which name.
+//! The tools that bundles offer: what clients can use, and what arguments fit.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -8,8 +7,6 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
 
-use super::PluginError;
-use super::bundle::Bundle;
 use crate::digest::Digest;
 use crate::instance::InvalidValue;
 use crate::policy::FieldError;
@@ -417,53 +414,6 @@ fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
         )
         .build(&schema)
         .map_err(|error| format!("is not a JSON Schema: {error}"))
-}
-
-/// Every tool of every bundle, by name.
-#[derive(Debug, Default)]
-pub struct Toolbox {
-    bundles: Vec<Arc<Bundle>>,
-    by_name: BTreeMap<String, (Arc<Bundle>, usize)>,
-}
-
-impl Toolbox {
-    /// # Errors
-    /// If two tools have the same name.
-    pub fn new(bundles: Vec<Bundle>) -> Result<Self, PluginError> {
-        let mut by_name: BTreeMap<String, (Arc<Bundle>, usize)> = BTreeMap::new();
-        let bundles: Vec<Arc<Bundle>> = bundles.into_iter().map(Arc::new).collect();
-        for bundle in &bundles {
-            for (index, tool) in bundle.tools().iter().enumerate() {
-                if let Some((other, _)) = by_name.insert(tool.name.clone(), (Arc::clone(bundle), index)) {
-                    return Err(PluginError::Collision {
-                        name: bundle.name().to_owned(),
-                        tool: tool.name.clone(),
-                        other: other.name().to_owned(),
-                    });
-                }
-            }
-        }
-        Ok(Self { bundles, by_name })
-    }
-
-    /// Every bundle, those without tools included, in the order of the configuration.
-    pub fn bundles(&self) -> impl Iterator<Item = &Bundle> {
-        self.bundles.iter().map(|bundle| &**bundle)
-    }
-
-    /// All of them, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&Bundle, &Tool)> {
-        self.by_name
-            .values()
-            .filter_map(|(bundle, index)| Some((&**bundle, bundle.tools().get(*index)?)))
-    }
-
-    /// The tool of that name and the bundle that offers it.
-    #[must_use]
-    pub fn find(&self, name: &str) -> Option<(&Bundle, &Tool)> {
-        let (bundle, index) = self.by_name.get(name)?;
-        Some((bundle, bundle.tools().get(*index)?))
-    }
 }
 
 #[cfg(test)]

@@ -20,13 +20,13 @@ pub(in crate::cli) struct List {}
 
 impl List {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let plugins = app.plugins().await;
+        let plugins = app.plugins().await?;
         ui.result(&to_json(&plugins), || text(&plugins))?;
         if plugins.iter().any(|plugin| matches!(plugin.state, State::Refused(_))) {
             return Ok(ExitCode::Unhealthy);
         }
         // Each may be well and two of them not together.
-        app.toolbox().await?;
+        app.bundles().await?;
         Ok(ExitCode::Ok)
     }
 }
@@ -44,7 +44,7 @@ fn text(plugins: &[Provenance]) -> String {
             .map(|(key, value)| format!("{key} {}", value.to_string().trim_matches('"')))
             .collect();
         let state = match &plugin.state {
-            State::Refused(reason) => format!("{}: {reason}", plugin.state.as_str()),
+            State::Refused(reason) | State::Outdated(reason) => format!("{}: {reason}", plugin.state.as_str()),
             state => state.as_str().replace('_', " "),
         };
         let grants = plugin.grants.to_string();

@@ -188,25 +188,6 @@ pub(super) fn open_lock(path: &Path) -> Result<File, EngineError> {
         .map_err(failed("opening a lock", path))
 }
 
-/// Opens a plain file to read it where another user may have put anything in its place: a link, a pipe that nobody writes
-/// to.
-pub(super) fn open_planted(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.read(true);
-    #[cfg(unix)]
-    {
-        use rustix::fs::OFlags;
-        let careful = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, careful.bits().cast_signed());
-    }
-    let file = options.open(path)?;
-    if file.metadata()?.is_file() {
-        Ok(file)
-    } else {
-        Err(io::Error::other("is no plain file"))
-    }
-}
-
 /// A file that only its owner reads.
 pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     #[cfg(unix)]
