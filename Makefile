@@ -56,7 +56,7 @@ lint: ## Check format, lints, dependencies, scripts and workflows
 	    cargo deny --locked check; \
 	else \
 	    echo 'lint: the advisory database cannot be fetched; checking bans, licenses and sources alone'; \
-	    cargo deny --locked --offline check bans licenses sources; \
+	    cargo fetch --quiet --locked && cargo deny --locked --offline check bans licenses sources; \
 	fi
 	@echo 'lint: shellcheck'
 	@$(TOOLS)/shellcheck --external-sources $(SCRIPTS)
