@@ -304,7 +304,10 @@ async fn a_component_that_wants_a_system_is_refused_with_what_it_wants(
     #[case] interface: &str,
     #[case] function: &str,
 ) {
-    let component = format!("(component (import \"{interface}\" (instance (export \"{function}\" (func)))))");
+    let component = format!(
+        "(component (import \"{interface}\" (instance (export \"{function}\" (func))))
+           (instance $tools) (export \"dev-postgres:plugin/tools@0.2.0\" (instance $tools)))"
+    );
     let component = wat::parse_str(component).expect("a component");
     let error = load(&component, json!({}))
         .await

@@ -41,8 +41,9 @@ async fn kept(scene: &Scene<LocalGround>) -> Found {
 }
 
 async fn kept_by(scene: &Scene<LocalGround>, engine: &Arc<dyn Engine>) -> Found {
-    let found = scene.create_by(engine, scene.plain()).await;
+    let mut found = scene.create_by(engine, scene.plain()).await;
     engine.keep(found.instance.id, Lifetime::Unlimited).await.expect("kept");
+    found.instance.lifetime = Lifetime::Unlimited;
     found
 }
 

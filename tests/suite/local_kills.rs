@@ -216,7 +216,11 @@ fn check(ground: &LocalGround, kills: &Kills) {
 fn a_server_killed_at_random_moments_in_a_hundred_creates_leaves_nothing_that_it_did_not_tell_of() {
     const CREATES: usize = 100;
     let ground = LocalGround::new();
-    let environment = ground.environment().with("DEV_POSTGRES_MCP_LOG_LEVEL", "error");
+    let environment = ground
+        .environment()
+        .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error")
+        // What was told of would go with the server otherwise.
+        .with("DEV_POSTGRES_MCP_INSTANCE_ON_EXIT", "keep");
     let mut rng = generator();
     let mut kills = Kills::default();
     // The first ones are at initdb's work, which takes longer than they live.
@@ -243,7 +247,11 @@ fn a_server_killed_at_random_moments_in_a_hundred_creates_leaves_nothing_that_it
 fn a_command_killed_at_random_moments_in_thirty_creates_leaves_nothing_that_it_did_not_tell_of() {
     const CREATES: usize = 30;
     let ground = LocalGround::new();
-    let environment = ground.environment().with("DEV_POSTGRES_MCP_LOG_LEVEL", "error");
+    let environment = ground
+        .environment()
+        .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error")
+        // What was told of would go with the server otherwise.
+        .with("DEV_POSTGRES_MCP_INSTANCE_ON_EXIT", "keep");
     let mut rng = generator();
     let mut kills = Kills::default();
     kills.add(&ground, 0, told_by_command_line(&create(&environment).rest()));

@@ -240,6 +240,9 @@ async fn a_new_version_with_the_same_tools_starts_afresh_and_nobody_is_told(#[va
     assert!(log.contains(off) && log.contains("replaced a bundle"), "{log}");
 }
 
+/// What makes a bad new version of a file.
+type Spoil<'a> = &'a dyn Fn(&Path);
+
 #[tokio::test]
 async fn a_bad_new_version_leaves_the_old_one_in_place_and_says_so() {
     let place = Place::new(TestEnvironment::without_engine(), "").with(&[("acme", puppet())]);
@@ -247,7 +250,6 @@ async fn a_bad_new_version_leaves_the_old_one_in_place_and_says_so() {
     let whole = new_version(puppet(), 2);
     let path = place.path("acme");
     let mut has_marker = false;
-    type Spoil<'a> = &'a dyn Fn(&Path);
     let bad: [(&str, Spoil<'_>); 5] = [
         ("is no component of the world", &|path| {
             fs::write(path, &whole[..whole.len() / 2]).expect("half of it");

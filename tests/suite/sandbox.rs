@@ -158,8 +158,5 @@ async fn what_is_no_component_is_refused_with_the_world_that_was_expected() {
     let error = ComponentPolicy::load(&runtime, &garbage)
         .await
         .expect_err("it is garbage");
-    assert!(
-        error.to_string().contains("dev-postgres:plugin/policy@0.1.0"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("dev-postgres:plugin/policy"), "{error}");
 }

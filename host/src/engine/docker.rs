@@ -204,7 +204,8 @@ impl DockerEngine {
         labels: &HashMap<String, String>,
     ) -> Result<Option<Record>, EngineError> {
         let id = labels.get(label::ID).and_then(|id| id.parse().ok());
-        let Some(id) = id.filter(|_| !labels.contains_key(label::DATABASE)) else {
+        let was_started_ahead = labels.contains_key(label::OWNER) && !labels.contains_key(label::DATABASE);
+        let Some(id) = id.filter(|_| was_started_ahead) else {
             return Ok(None);
         };
         let known = self.records().get(&id).cloned();
