@@ -3,6 +3,7 @@
 
 use bytes::{Buf, BytesMut};
 use rmcp::model::{ClientJsonRpcMessage, ClientRequest, ErrorData, JsonRpcMessage, RequestId};
+use serde::de::IgnoredAny;
 use serde_json::error::Category;
 use tokio_util::codec::Decoder;
 
@@ -56,6 +57,8 @@ impl Inbound {
         match serde_json::from_slice(line) {
             Ok(message) => Self::sound(message),
             Err(error) => {
+                // A value that is no message ends the reading, with no place named, whatever comes after it.
+                let error = serde_json::from_slice::<IgnoredAny>(line).err().unwrap_or(error);
                 let outline = Outline::of(line, error.column().saturating_sub(1));
                 let id = outline.request_id();
                 // Of these errors, none repeats what the line says: that may be a password.
@@ -221,6 +224,8 @@ mod tests {
             let line = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{params}}}"#);
             assert_eq!(answer(&line), seven(ErrorCode::PARSE_ERROR), "{line:.100}");
         }
+        let more_than_closed = r#"{"jsonrpc":"2.0","id":7,"method":"ping","params":"1"},,"a}"#;
+        assert_eq!(answer(more_than_closed), seven(ErrorCode::PARSE_ERROR));
         let behind = r#"{"method":"tools/call","params":{"a":"\ud800"},"jsonrpc":"2.0","id":7}"#;
         assert_eq!(answer(behind), seven(ErrorCode::PARSE_ERROR));
         for garbage in [

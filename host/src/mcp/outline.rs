@@ -42,15 +42,15 @@ enum Key {
 }
 
 impl Outline {
-    /// The outline of a text that isn't JSON from `sound` bytes on. An id after that counts only if all brackets and
-    /// quotes have their counterparts: otherwise it may be anything.
+    /// The outline of a text that isn't JSON from `sound` bytes on. An id after that counts only if there is none before it,
+    /// and if all brackets and quotes have their counterparts: otherwise it may be anything.
     pub(super) fn of(text: &[u8], sound: usize) -> Self {
         let (before, after) = text.split_at(sound.min(text.len()));
         let mut outline = Self::default();
         outline.read(before);
         let id = outline.id.clone();
         outline.read(after);
-        if !outline.is_closed {
+        if id.is_some() || !outline.is_closed {
             outline.id = id;
         }
         outline
@@ -241,6 +241,16 @@ mod tests {
         );
         assert_eq!(id(r#"[{"id":7}]"#), None);
         assert_eq!(id(r#"{"a":1}{"id":7}"#), None);
+    }
+
+    #[test]
+    fn an_id_before_the_error_is_not_replaced_by_one_after_it() {
+        let text = r#"{"id":7,"params":"a"b,"id":"of something else"}"#;
+        let sound = text.find("b,").expect("it is there");
+        assert_eq!(
+            Outline::of(text.as_bytes(), sound).request_id(),
+            Some(RequestId::Number(7))
+        );
     }
 
     #[test]
