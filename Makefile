@@ -4,7 +4,7 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test bench lint docs coverage build clean
+.PHONY: help setup demo test soak bench lint docs coverage build clean
 MAKEFLAGS += --no-print-directory
 
 TOOLS := $(CURDIR)/target/setup/venv/bin
@@ -33,6 +33,10 @@ demo: ## Show the main job, step by step, on a real Docker Engine or else on thi
 
 test: setup ## Run every test, real Docker included
 	@cargo test --workspace --locked --no-fail-fast
+
+soak: setup ## Run the tests that have a larger size than CI has time for, one by one, at that size; it takes hours
+	@DEV_POSTGRES_MCP_TEST_SOAK=1 cargo test --workspace --locked --no-fail-fast --test suite -- --nocapture --test-threads=1 \
+	    $$(grep -l '^use dev_postgres_mcp_tests::soak;' tests/suite/*.rs | sed 's|.*/\(.*\)\.rs|\1::|') $(ARGS)
 
 bench: ## Measure how fast servers are there, ours and others', side by side: tests/bench/RESULTS.md
 	$(call setup,docker wasm images postgresql)

@@ -23,6 +23,7 @@ pub mod scene;
 pub mod scripted_daemon;
 pub mod seeded;
 pub mod session;
+pub mod soak;
 pub mod specs;
 
 use std::net::{IpAddr, UdpSocket};

@@ -12,6 +12,7 @@ use dev_postgres_mcp_tests::database::connect_when_ready;
 use dev_postgres_mcp_tests::local_engine::LocalGround;
 use dev_postgres_mcp_tests::scene::Scene;
 use dev_postgres_mcp_tests::session::Session;
+use dev_postgres_mcp_tests::soak;
 use postgres_protocol::escape::{escape_identifier, escape_literal};
 use postgres_protocol::password::scram_sha_256;
 use proptest::prelude::*;
@@ -130,7 +131,7 @@ fn postgresql_takes_any_credentials_and_their_dsn_opens_it() {
     let others = credentials().prop_filter("it is there already", |credentials| {
         !taken(credentials.database.as_str()) && !taken(credentials.username.as_str())
     });
-    let outcome = runner(200).run(&others, |credentials| {
+    let outcome = runner(soak::size(200, 2000)).run(&others, |credentials| {
         let new = credentials.database.as_str();
         let role = escape_identifier(credentials.username.as_str());
         if *database.borrow() != new {
@@ -166,7 +167,7 @@ fn postgresql_takes_any_credentials_and_their_dsn_opens_it() {
 async fn an_instance_with_any_credentials_is_made_and_its_dsn_opens_it(#[case] engine: TestEngine, #[case] cases: u32) {
     let mut session = Session::initialized(&TestEnvironment::on(engine), &[]).await;
     let (mut runner, strategy) = (runner(0), credentials());
-    for _ in 0..cases {
+    for _ in 0..soak::size(cases, 10 * cases) {
         let credentials = strategy.new_tree(&mut runner).expect("credentials").current();
         let asked = json!({
             "database": credentials.database.as_str(),

@@ -4,15 +4,14 @@ use dev_postgres_mcp_tests::binary::TestEnvironment;
 use dev_postgres_mcp_tests::json_fuzz::{Fuzzer, Line};
 use dev_postgres_mcp_tests::seeded;
 use dev_postgres_mcp_tests::session::Session;
+use dev_postgres_mcp_tests::soak;
 use rstest::rstest;
 use serde_json::{Value, json};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// How many lines are sent before their answers are waited for.
 const LINES_AT_ONCE: usize = 50;
-/// How many times that is done; the first quarter is what a process needs to get going.
-const ROUNDS: usize = 40;
-/// How much more memory a server may have after the rounds, in bytes. They bring ten times that.
+/// How much more memory a server may have after the rounds, in bytes. They bring at least ten times that.
 const GROWTH_MAX: u64 = 16 << 20;
 
 /// How a session is begun, if it is.
@@ -84,8 +83,10 @@ async fn every_request_with_an_id_is_answered_whatever_else_comes_and_nothing_gr
     }
     let mut fuzzer = Fuzzer::new(seeded::rng(), era.meta());
     let mut before = None;
-    for round in 0..ROUNDS {
-        if round == ROUNDS / 4 {
+    let rounds = soak::size(40, 400);
+    for round in 0..rounds {
+        // The first quarter is what a process needs to get going.
+        if round == rounds / 4 {
             before = Some(taken(&session));
         }
         let lines: Vec<Line> = (0..LINES_AT_ONCE).map(|_| fuzzer.line()).collect();
