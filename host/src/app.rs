@@ -13,7 +13,7 @@ use crate::artifact::lock::Pin;
 use crate::artifact::reference::Reference;
 use crate::artifact::{ArtifactError, Artifacts, Found, Shown};
 use crate::bundles::Bundles;
-use crate::config::{self, Code, Component, Config, OnExit};
+use crate::config::{self, Code, Component, ComponentSettings, Config, Mode, OnExit};
 use crate::engine::Engine;
 use crate::engine::auto::AutoEngine;
 use crate::engine::docker::{DockerEngine, DockerSettings};
@@ -35,6 +35,8 @@ use crate::plugins::toolbox::Entry;
 use crate::plugins::versions::World;
 use crate::plugins::{FILE_BYTES_MAX, PluginError, Runtime, Source};
 use crate::policy::Policy;
+use crate::policy::changes::Bounded;
+use crate::policy::monitor::Monitored;
 
 /// The built-in components, as `build.rs` compiled them.
 const BUILT_IN: [(&str, &[u8]); 2] = [
@@ -48,8 +50,6 @@ const BUILT_IN: [(&str, &[u8]); 2] = [
     ),
 ];
 const POLICY_DEFAULT: &str = "policy-default";
-/// How the lock file calls the component of `[policy]`.
-const POLICY: &str = "policy";
 
 /// One process's parts. Whoever makes it calls [`App::shutdown`] before the process ends.
 #[derive(Debug)]
@@ -61,6 +61,7 @@ pub struct App {
     owners: Owners,
     runtime: OnceCell<Runtime>,
     policy: OnceCell<Arc<ComponentPolicy>>,
+    rules: OnceCell<Arc<dyn Policy>>,
     manager: OnceCell<InstanceManager>,
     bundles: OnceCell<Bundles>,
 }
@@ -81,6 +82,7 @@ impl App {
             owners,
             runtime: OnceCell::new(),
             policy: OnceCell::new(),
+            rules: OnceCell::new(),
             manager: OnceCell::new(),
             bundles: OnceCell::new(),
         }
@@ -104,15 +106,13 @@ impl App {
         self.engine.as_ref()
     }
 
-    /// The team's rules. The first call loads them.
-    ///
-    /// # Errors
-    /// If the policy can't be loaded: nothing is allowed then.
-    pub async fn policy(&self) -> Result<&Arc<ComponentPolicy>, Failure> {
+    /// The component that holds the rules. The first call loads it.
+    async fn policy(&self) -> Result<&Arc<ComponentPolicy>, Failure> {
         self.policy
             .get_or_try_init(async || {
+                let config::Policy { name, component, .. } = &self.config.policy;
                 let (source, found) = self
-                    .source(World::Policy, POLICY, &self.config.policy)
+                    .source(World::Policy, name, component)
                     .await
                     .map_err(|error| unusable(&error))?;
                 let policy = self.load_policy(&source).await?;
@@ -124,6 +124,30 @@ impl App {
             .await
     }
 
+    /// The rules that hold: the team's, if this process was started for one. The first call loads them.
+    ///
+    /// # Errors
+    /// If the policy can't be loaded: nothing is allowed then.
+    pub async fn rules(&self) -> Result<&Arc<dyn Policy>, Failure> {
+        self.rules
+            .get_or_try_init(async || {
+                let policy = Arc::clone(self.policy().await?) as Arc<dyn Policy>;
+                let bounded = Bounded::new(policy, self.config.policy.may_change);
+                Ok(match self.config.policy.mode {
+                    Mode::Enforce => Arc::new(bounded) as Arc<dyn Policy>,
+                    Mode::Monitor => {
+                        let name = &self.config.policy.name;
+                        tracing::warn!("nothing is denied: {name} only monitors");
+                        let instead = self
+                            .load_policy(&built_in_policy().map_err(|error| unusable(&error))?)
+                            .await?;
+                        Arc::new(Monitored::new(Arc::new(bounded), Arc::new(instead)))
+                    }
+                })
+            })
+            .await
+    }
+
     /// The way to instances. The first call loads the policy.
     ///
     /// # Errors
@@ -131,7 +155,7 @@ impl App {
     pub async fn manager(&self) -> Result<&InstanceManager, Failure> {
         self.manager
             .get_or_try_init(async || {
-                let policy = Arc::clone(self.policy().await?);
+                let policy = Arc::clone(self.rules().await?);
                 Ok(InstanceManager::new(
                     Arc::clone(&self.engine),
                     policy,
@@ -164,6 +188,7 @@ impl App {
             ready_timeout: self.config.instance.ready_timeout,
             pool_size: self.config.pool.size,
             keeps_on_exit: self.config.instance.on_exit == OnExit::Keep,
+            team: self.config.team.clone(),
         }
     }
 
@@ -174,7 +199,7 @@ impl App {
     pub async fn pretended_manager(&self) -> Result<InstanceManager, Failure> {
         Ok(InstanceManager::new(
             Arc::new(PretendedEngine::default()),
-            Arc::clone(self.policy().await?) as Arc<dyn Policy>,
+            Arc::clone(self.rules().await?),
             self.settings(),
             self.owners.clone(),
             self.tracker.clone(),
@@ -232,14 +257,17 @@ impl App {
     /// If this machine can't run WebAssembly.
     pub async fn plugins(&self) -> Result<Vec<Provenance>, Failure> {
         let runtime = self.runtime().await?;
-        let mut plugins = vec![match self.policy().await {
-            Ok(policy) => policy.provenance(),
+        let component = &self.config.policy.component;
+        let mut plugins = vec![match self.policy_provenance().await {
+            Ok(provenance) => provenance,
             Err(failure) => Provenance {
-                name: POLICY_DEFAULT.to_owned(),
+                name: component_name(World::Policy, &self.config.policy.name, component).to_owned(),
                 world: "policy",
-                from: self.config.policy.code.to_string(),
+                from: component.code.to_string(),
                 sha256: None,
                 grants: policy::GRANTS.into_iter().collect(),
+                mode: Some(self.config.policy.mode),
+                may_change: Some(self.config.policy.may_change),
                 budget: Budget::POLICY,
                 tools: Vec::new(),
                 state: State::Refused(failure.message),
@@ -252,6 +280,18 @@ impl App {
         };
         plugins.extend(entries.iter().map(Entry::provenance));
         Ok(plugins)
+    }
+
+    /// How the policy stands.
+    ///
+    /// # Errors
+    /// If it can't be loaded.
+    pub async fn policy_provenance(&self) -> Result<Provenance, Failure> {
+        Ok(Provenance {
+            mode: Some(self.config.policy.mode),
+            may_change: Some(self.config.policy.may_change),
+            ..self.policy().await?.provenance()
+        })
     }
 
     /// The code of a configured component, and what there is to agree to if it comes from a registry.
@@ -300,11 +340,13 @@ impl App {
     pub async fn updates(&self, name: Option<&str>) -> Result<Vec<Update>, Failure> {
         let is_meant = |candidate: &str| name.is_none_or(|name| name == candidate);
         let mut updates = Vec::new();
-        if let (Code::Artifact(reference), true) = (&self.config.policy.code, is_meant(POLICY)) {
-            let component = &self.config.policy;
-            let (source, found) = self.newest(World::Policy, POLICY, component, reference).await?;
-            let policy = self.load_policy(&source).await?;
-            updates.push(Update::new(&found, shown_by_policy(&policy)));
+        for policy in std::iter::once(&self.config.policy).chain(&self.config.other_policies) {
+            let config::Policy { name, component, .. } = policy;
+            if let (Code::Artifact(reference), true) = (&component.code, is_meant(name)) {
+                let (source, found) = self.newest(World::Policy, name, component, reference).await?;
+                let policy = self.load_policy(&source).await?;
+                updates.push(Update::new(&found, shown_by_policy(&policy)));
+            }
         }
         for bundle in &self.config.bundles {
             let (name, component) = (bundle.name.as_str(), &bundle.component);
@@ -318,7 +360,7 @@ impl App {
             Some(name) if updates.is_empty() => Err(Failure::new(
                 FailureCode::InvalidArguments,
                 format!("the configuration has no component {name:?} from a registry"),
-                "`dev-postgres-mcp config show` prints what it has: `policy`, or a bundle's name.",
+                "`dev-postgres-mcp config show` prints what it has: `policy`, `teams.NAME`, or a bundle's name.",
             )),
             _ => Ok(updates),
         }
@@ -457,9 +499,27 @@ fn is_in_folder(bundle: &config::Bundle) -> bool {
     bundle.component.code == Code::Folder
 }
 
+/// The built-in rules without settings of their own.
+fn built_in_policy() -> Result<Source, PluginError> {
+    let component = Component {
+        code: Code::BuiltIn,
+        sha256: None,
+        settings: ComponentSettings::default(),
+    };
+    local_source(World::Policy, POLICY_DEFAULT, &component)
+}
+
+/// What a component is called: the built-in rules have one name, whoever goes by them.
+fn component_name<'a>(world: World, name: &'a str, component: &Component) -> &'a str {
+    match (world, &component.code) {
+        (World::Policy, Code::BuiltIn) => POLICY_DEFAULT,
+        _ => name,
+    }
+}
+
 /// Reads the file at once: it is local and read once, before anything else can be served.
 fn local_source(world: World, name: &str, component: &Component) -> Result<Source, PluginError> {
-    let name = if world == World::Policy { POLICY_DEFAULT } else { name };
+    let name = component_name(world, name, component);
     let unreadable = |reason: String| PluginError::Unreadable {
         name: name.to_owned(),
         path: component.code.to_string(),
@@ -493,6 +553,6 @@ fn unusable(error: &PluginError) -> Failure {
     if let PluginError::Withheld(failure) = error {
         return Failure::clone(failure);
     }
-    let advice = "Correct `policy` or `[[bundle]]` in the configuration: `dev-postgres-mcp config show` prints it.";
+    let advice = "Correct `[policy]`, `[teams.NAME]` or `[[bundle]]` in the configuration: `dev-postgres-mcp config show` prints it.";
     Failure::new(FailureCode::Internal, error.to_string(), advice)
 }

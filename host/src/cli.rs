@@ -37,7 +37,6 @@ use crate::app::App;
 use crate::config::{CONFIG_VARIABLE, Config, ConfigError, Flags};
 use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
-use crate::instance::Caller;
 
 /// How long the end of the process waits for what was begun to be undone.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
@@ -259,11 +258,6 @@ impl PostgresVerb {
             Self::Prune(prune) => prune.run(manager, ui).await,
         }
     }
-}
-
-/// Who asks, as the policy is told.
-fn caller() -> Caller {
-    Caller::default()
 }
 
 #[cfg(test)]

@@ -22,9 +22,10 @@ use crate::artifact::lock;
 use crate::artifact::reference::Reference;
 use crate::digest::Digest;
 use crate::environment::Environment;
-use crate::instance::{Defaults, EngineKind, InvalidValue};
+use crate::instance::{Defaults, EngineKind, InvalidValue, TeamName};
 use crate::metrics::LoopbackAddress;
 use crate::plugins::bundle::Terms;
+use crate::policy::changes::Changes;
 use crate::ports::PortRange;
 
 /// The longest time that a setting can be: a day. Whatever waits longer has been forgotten.
@@ -58,8 +59,12 @@ pub struct Config {
     pub instance: Instances,
     /// `[pool]`.
     pub pool: Pool,
-    /// `[policy]`.
-    pub policy: Component,
+    /// The rules that hold: `[policy]`, or those of `team`.
+    pub policy: Policy,
+    /// `team`: for whom this process works.
+    pub team: Option<TeamName>,
+    /// `[policy]` and each `[teams.NAME]` whose rules don't hold.
+    pub other_policies: Vec<Policy>,
     /// `[plugins]`.
     pub plugins: Plugins,
     /// `[[bundle]]`: the built-in ones first, then the added ones in the file's order; no two have the same name.
@@ -155,6 +160,39 @@ pub const POOL_SIZE_MAX: usize = 16;
 pub struct Pool {
     /// How many servers of each version wait, [`POOL_SIZE_MAX`] at most.
     pub size: usize,
+}
+
+/// `[policy]`, or a table `[teams.NAME]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Policy {
+    /// How the configuration calls it: `policy`, `teams.NAME`.
+    pub name: String,
+    /// Its code and settings.
+    pub component: Component,
+    /// What becomes of what it denies.
+    pub mode: Mode,
+    /// What it may make something else of than was asked for.
+    pub may_change: Changes,
+}
+
+/// `policy.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// It is not done.
+    Enforce,
+    /// It is done all the same, and told.
+    Monitor,
+}
+
+impl Mode {
+    /// As the configuration has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Monitor => "monitor",
+        }
+    }
 }
 
 /// `[plugins]`.
@@ -399,7 +437,7 @@ mod tests {
         assert_eq!(config.instance.ready_timeout, Duration::from_mins(1));
         assert_eq!(config.docker.pull_timeout, Duration::from_mins(10));
         assert_eq!((config.docker.host, config.docker.publish_address), (None, None));
-        assert_eq!(config.policy.code, Code::BuiltIn);
+        assert_eq!(config.policy.component.code, Code::BuiltIn);
         assert_eq!(config.bundles.len(), 1);
         assert!(config.values.iter().all(|shown| shown.origin == Origin::Default));
     }
@@ -536,10 +574,13 @@ version = "17"
     fn a_component_in_a_file_is_found_from_there_and_one_elsewhere_from_here() {
         let (directory, flags) = file("[policy]\ncomponent = 'rules.wasm'\n");
         let config = Config::load(&flags, &Environment::default()).expect("no problems");
-        assert_eq!(config.policy.code, Code::File(directory.path().join("rules.wasm")));
+        assert_eq!(
+            config.policy.component.code,
+            Code::File(directory.path().join("rules.wasm"))
+        );
         let by_variable = environment(&[("DEV_POSTGRES_MCP_POLICY_COMPONENT", "rules.wasm")]);
         let config = Config::load(&flags, &by_variable).expect("no problems");
-        assert_eq!(config.policy.code, Code::File("rules.wasm".into()));
+        assert_eq!(config.policy.component.code, Code::File("rules.wasm".into()));
     }
 
     #[test]
@@ -549,7 +590,7 @@ version = "17"
         let (directory, flags) = file(text);
         let config = Config::load(&flags, &Environment::default()).expect("no problems");
         let artifact = |text: &str| Code::Artifact(text.parse().expect("a reference"));
-        assert_eq!(config.policy.code, artifact("oci://ghcr.io/acme/rules:1"));
+        assert_eq!(config.policy.component.code, artifact("oci://ghcr.io/acme/rules:1"));
         assert_eq!(config.bundles[1].component.code, artifact("oci://ghcr.io/acme/tools:2"));
         assert_eq!(config.lock_file, Some(directory.path().join("dev-postgres-mcp.lock")));
 
@@ -672,9 +713,81 @@ version = "17"
         );
         assert!(!format!("{config:?}").contains("s3cret"), "{config:?}");
         assert_eq!(
-            config.policy.settings.expose()["token"],
+            config.policy.component.settings.expose()["token"],
             "s3cret",
             "the component itself is told"
         );
+    }
+
+    #[test]
+    fn the_rules_that_hold_are_those_of_the_team_that_is_chosen_or_of_the_policy_table() {
+        let text = "[policy]\ncomponent = 'ours.wasm'\nmay_change = ['database']\n[teams.payments]\ncomponent = \
+                    '/theirs.wasm'\nmode = 'monitor'\nsettings.max = 3\n[teams.search]\n";
+        let (directory, mut flags) = file(text);
+        let environment = environment(&[("DEV_POSTGRES_MCP_POLICY_MODE", "monitor")]);
+        let of_nobody = Config::load(&flags, &environment).expect("no problems");
+        assert_eq!((of_nobody.team, of_nobody.policy.name.as_str()), (None, "policy"));
+        assert_eq!(
+            of_nobody.policy.component.code,
+            Code::File(directory.path().join("ours.wasm"))
+        );
+        assert_eq!(of_nobody.policy.may_change.to_string(), "database");
+        assert_eq!(of_nobody.policy.mode, Mode::Monitor);
+
+        flags.settings = self::flags(&[("team", "payments")]).settings;
+        let of_team = Config::load(&flags, &environment).expect("no problems");
+        assert_eq!(of_team.team, Some("payments".parse().expect("a name")));
+        assert_eq!(of_team.policy.name, "teams.payments");
+        assert_eq!(of_team.policy.component.code, Code::File("/theirs.wasm".into()));
+        assert_eq!(of_team.policy.component.settings.expose()["max"], 3);
+        // Nothing of the table [policy].
+        assert_eq!(of_team.policy.may_change, Changes::default());
+        let others: Vec<&str> = of_team
+            .other_policies
+            .iter()
+            .map(|policy| policy.name.as_str())
+            .collect();
+        assert_eq!(others, ["policy", "teams.search"]);
+
+        flags.settings = self::flags(&[("team", "search")]).settings;
+        let of_other_team = Config::load(&flags, &environment).expect("no problems").policy;
+        assert_eq!(
+            (of_other_team.component.code, of_other_team.mode),
+            (Code::BuiltIn, Mode::Enforce)
+        );
+    }
+
+    #[test]
+    fn what_is_wrong_with_teams_is_told_with_the_place_of_each() {
+        let text =
+            "[teams.Payments]\n[teams.search]\nmode = 'off'\ncomponnt = 'x'\nmay_change = ['memory']\nsettings = 3\n";
+        let (directory, mut flags) = file(text);
+        flags.settings = self::flags(&[("team", "nobody")]).settings;
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:1: teams.Payments is named wrongly: a name must be 1 to 40 lower-case letters, digits and hyphens
+        DIR/config.toml:3: teams.search.mode must be enforce or monitor, not "off"
+        DIR/config.toml:4: there is no teams.search.componnt; did you mean teams.search.component?
+        DIR/config.toml:5: teams.search.may_change must be a list of these: repository, version, database, username, password, memory_mib, cpus, durable, ttl_seconds, not "[\"memory\"]"
+        DIR/config.toml:6: teams.search.settings must be a table of values that JSON has too
+        --team: team must be a team of the configuration: search, not "nobody"
+        "#);
+        let (directory, mut flags) = file("teams = ['a']\n");
+        flags.settings = self::flags(&[("team", "nobody")]).settings;
+        insta::assert_snapshot!(problems(Config::load(&flags, &Environment::default()), directory.path()), @r#"
+        DIR/config.toml:1: teams must be tables: write [teams.NAME]
+        --team: team must be a team, and the configuration has none: it would be a table [teams.NAME], not "nobody"
+        "#);
+    }
+
+    #[test]
+    fn strings_among_a_teams_settings_are_shown_to_nobody() {
+        let config = load_file("[teams.a.settings]\nmax = 3\ntoken = 's3cret'\n").expect("no problems");
+        let shown = |key: &str| {
+            let shown = config.values.iter().find(|shown| shown.key == key);
+            shown.map(|shown| shown.value.to_string())
+        };
+        assert_eq!(shown("teams.a.settings.max").as_deref(), Some("3"));
+        assert_eq!(shown("teams.a.settings.token").as_deref(), Some("\"[set]\""));
+        assert_eq!(shown("teams.a.mode").as_deref(), Some("\"enforce\""));
     }
 }

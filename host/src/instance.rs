@@ -349,6 +349,12 @@ impl Ttl {
         Ok(Self(seconds))
     }
 
+    /// Its seconds.
+    #[must_use]
+    pub fn seconds(self) -> u64 {
+        self.0
+    }
+
     /// When an instance ends that lives so long from `now` on.
     #[must_use]
     pub fn end(self, now: SystemTime) -> SystemTime {
@@ -394,6 +400,14 @@ impl TryFrom<String> for TeamName {
 
     fn try_from(text: String) -> Result<Self, InvalidValue> {
         text.parse()
+    }
+}
+
+impl TeamName {
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
     }
 }
 

@@ -55,6 +55,9 @@
 //! | `engine/pretended.rs` | an engine whose instances are in name only, for plugins to be tried | containers, processes |
 //! | `engine/fake.rs` | an engine that only records, for unit tests | |
 //! | `policy.rs` | what is asked of a team's rules | WebAssembly |
+//! | `policy/changes.rs` | what a policy may make something else of than was asked for | WebAssembly |
+//! | `policy/monitor.rs` | rules on trial | WebAssembly |
+//! | `policy/canned.rs` | rules with one answer to everything, for unit tests | |
 //! | `plugins.rs` | the WebAssembly runtime, loading, budgets | Docker, MCP |
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
 //! | `plugins/toolbox.rs` | which tool answers to which name, and which bundle is missing | Docker, MCP |

@@ -19,7 +19,7 @@ use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
     Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
-    InstanceSpec, Lifetime, MemoryKills, Owner, Password, Progress, ProgressSink, Stats, Status, Ttl, Usage,
+    InstanceSpec, Lifetime, MemoryKills, Owner, Password, Progress, ProgressSink, Stats, Status, TeamName, Ttl, Usage,
 };
 use crate::memory;
 use crate::metrics::METRICS;
@@ -56,6 +56,8 @@ pub struct Settings {
     pub pool_size: usize,
     /// Whether what an MCP client makes without a time to live outlives this process.
     pub keeps_on_exit: bool,
+    /// The team that this process was started for.
+    pub team: Option<TeamName>,
 }
 
 /// Creates, lists, gets, drops and checks instances.
@@ -69,6 +71,7 @@ pub struct InstanceManager {
     tracker: TaskTracker,
     owners: Owners,
     keeps_on_exit: bool,
+    team: Option<TeamName>,
     pool: Pool,
     beginnings: Beginnings,
     sessions: Sessions,
@@ -236,9 +239,19 @@ impl InstanceManager {
             tracker,
             owners,
             keeps_on_exit: settings.keeps_on_exit,
+            team: settings.team,
             pool,
             beginnings: Beginnings::default(),
             sessions: Sessions::default(),
+        }
+    }
+
+    /// A person or a script on the command line, as the policy is told.
+    #[must_use]
+    pub fn caller(&self) -> Caller {
+        Caller {
+            team: self.team.clone(),
+            client: None,
         }
     }
 
@@ -490,7 +503,7 @@ impl InstanceManager {
     /// As [`InstanceManager::list`].
     pub async fn present(&self) -> Result<Vec<Instance>, InstanceError> {
         let instances = self.engine.list().await?;
-        let caller = Caller::default();
+        let caller = self.caller();
         let verdicts = self
             .policy
             .authorize_each(Action::List, &instances, &caller, self.inventory())
@@ -1042,6 +1055,7 @@ mod tests {
             pool_size: 0,
             ready_timeout: Duration::from_mins(1),
             keeps_on_exit: false,
+            team: None,
         };
         let manager = InstanceManager::new(engine.clone(), policy, settings, Owners::new(None), tracker.clone());
         Desk {
@@ -1299,7 +1313,7 @@ mod tests {
         // Only this test has a policy fail in this.
         let denied = || {
             let text = METRICS.text(None).expect("text");
-            text.contains("policy_denials_total{action=\"health\",cause=\"failure\"} 1")
+            text.contains("policy_denials_total{action=\"health\",cause=\"failure\",mode=\"enforce\"} 1")
         };
         assert!(!denied());
         let (engine, id) = FakeEngine::default().with_instance(Status::Running);

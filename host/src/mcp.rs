@@ -438,6 +438,8 @@ mod tests {
             from: "a test".into(),
             sha256: None,
             grants: Grants::default(),
+            mode: None,
+            may_change: None,
             budget: Budget::POLICY,
             tools: Vec::new(),
             state: State::Serving,
@@ -464,6 +466,7 @@ mod tests {
             pool_size: 0,
             ready_timeout: Duration::from_secs(1),
             keeps_on_exit: false,
+            team: None,
         };
         let tracker = TaskTracker::new();
         let (engine, _) = FakeEngine::default().with_instance(Status::Running);

@@ -20,6 +20,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use crate::config::Mode;
 use crate::instance::{Instance, InvalidValue};
 use crate::policy::Action;
 
@@ -43,7 +44,7 @@ pub struct Metrics {
     pool_taken: Counter,
     templates_made: Counter,
     reaped: Family<Labels<1>, Counter>,
-    policy_denials: Family<Labels<2>, Counter>,
+    policy_denials: Family<Labels<3>, Counter>,
     guest_failures: Family<Labels<2>, Counter>,
     instances: Family<Labels<2>, Gauge>,
     /// Held while they are set and read: two may ask at once.
@@ -108,7 +109,8 @@ impl Default for Metrics {
         );
         registry.register(
             "policy_denials",
-            "What the policy has not allowed, by action, and by whether its rules or its failure denied it",
+            "What the policy has not allowed, by action, by whether its rules or its failure denied it, and by its mode: in \
+             the mode monitor it was done all the same",
             metrics.policy_denials.clone(),
         );
         registry.register(
@@ -155,15 +157,22 @@ impl Metrics {
 
     /// The policy has denied an action; `None` is a create. `by_failure`: it is the policy itself that is at fault.
     pub fn policy_denied(&self, action: Option<Action>, by_failure: bool) {
-        let action = match action {
-            None => "create",
-            Some(Action::Get) => "get",
-            Some(Action::List) => "list",
-            Some(Action::Drop) => "drop",
-            Some(Action::Health) => "health",
-        };
+        self.denied(action, by_failure, Mode::Enforce);
+    }
+
+    /// The policy would have denied an action, and only monitors.
+    pub fn policy_monitored(&self, action: Option<Action>, by_failure: bool) {
+        self.denied(action, by_failure, Mode::Monitor);
+    }
+
+    fn denied(&self, action: Option<Action>, by_failure: bool, mode: Mode) {
+        let action = action.map_or("create", Action::as_str);
         let cause = if by_failure { "failure" } else { "rules" };
-        let labels = [("action", action.into()), ("cause", cause.into())];
+        let labels = [
+            ("action", action.into()),
+            ("cause", cause.into()),
+            ("mode", mode.as_str().into()),
+        ];
         self.policy_denials.get_or_create(&labels).inc();
     }
 

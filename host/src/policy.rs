@@ -1,5 +1,10 @@
 //! What the host asks of a team's rules.
 
+#[cfg(test)]
+pub(crate) mod canned;
+pub mod changes;
+pub mod monitor;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -99,6 +104,19 @@ pub enum Action {
     Health,
 }
 
+impl Action {
+    /// Its name.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::List => "list",
+            Self::Drop => "drop",
+            Self::Health => "health",
+        }
+    }
+}
+
 /// Why the rules say no.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
@@ -111,6 +129,14 @@ pub enum Rejection {
     /// The policy itself is at fault: it trapped, overran its budget or answered nonsense.
     #[error("the policy gave no valid answer, so nothing is allowed: {0}")]
     Broken(String),
+}
+
+impl Rejection {
+    /// Whether the rules have failed, not decided.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        matches!(self, Self::Broken(_))
+    }
 }
 
 /// What is wrong with one field.

@@ -83,6 +83,7 @@ impl Client {
             ready_timeout: config.instance.ready_timeout,
             pool_size: 0,
             keeps_on_exit: false,
+            team: None,
         };
         let policy = policy().await;
         let tracker = TaskTracker::new();

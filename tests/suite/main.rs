@@ -40,3 +40,4 @@ mod sandbox;
 #[cfg(unix)]
 mod secrets;
 mod stats;
+mod teams;

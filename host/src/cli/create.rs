@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::ui::Ui;
 use super::view::{CreatedView, connection_block};
@@ -66,7 +65,7 @@ impl Create {
             ttl_seconds: self.ttl,
         };
         let progress = ui.progress();
-        let created = manager.create(&request, &caller(), &progress.sink()).await;
+        let created = manager.create(&request, &manager.caller(), &progress.sink()).await;
         drop(progress);
         let new = created.map_err(|error| Failure::from(&error))?;
         let connection = new.connection();

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::exit::ExitCode;
 use super::ui::Ui;
 use crate::app::App;
-use crate::config::{Code, Config, ConfigError};
+use crate::config::{self, Code, Config, ConfigError, Mode};
 use crate::engine::{Diagnosis, Verdict};
 use crate::failure::Failure;
 use crate::plugins::PluginError;
@@ -102,12 +102,29 @@ fn configuration(config: &Config) -> Diagnosis {
 async fn policy(app: &App) -> Diagnosis {
     let subject = "policy";
     match app.manager().await {
-        Ok(_) => Diagnosis {
-            subject,
-            verdict: Verdict::Good,
-            detail: app.config().policy.code.to_string(),
-            advice: String::new(),
-        },
+        Ok(_) => {
+            let config::Policy {
+                name, component, mode, ..
+            } = &app.config().policy;
+            let whose = match &app.config().team {
+                Some(_) => format!("{name}, {}", component.code),
+                None => component.code.to_string(),
+            };
+            match mode {
+                Mode::Enforce => Diagnosis {
+                    subject,
+                    verdict: Verdict::Good,
+                    detail: whose,
+                    advice: String::new(),
+                },
+                Mode::Monitor => Diagnosis {
+                    subject,
+                    verdict: Verdict::Warning,
+                    detail: format!("{whose}: nothing is denied, it only monitors"),
+                    advice: format!("Set {name}.mode to enforce once the log has nothing that surprises."),
+                },
+            }
+        }
         Err(failure) => bad(subject, failure),
     }
 }

@@ -7,7 +7,6 @@ use clap::Args;
 use futures_util::stream::{self, StreamExt as _};
 use serde::Serialize;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::id::IdArg;
 use super::ui::Ui;
@@ -46,7 +45,10 @@ struct Outcome {
 
 impl Drop {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let instances = manager.list(&caller()).await.map_err(|error| Failure::from(&error))?;
+        let instances = manager
+            .list(&manager.caller())
+            .await
+            .map_err(|error| Failure::from(&error))?;
         let targets: Vec<(String, Result<InstanceId, Failure>)> = if self.all {
             instances
                 .iter()
@@ -70,7 +72,7 @@ impl Drop {
         let outcomes: Vec<(String, Result<(), Failure>)> = stream::iter(targets)
             .map(async |(name, target)| match target {
                 Ok(id) => {
-                    let removed = manager.remove(id, &caller()).await;
+                    let removed = manager.remove(id, &manager.caller()).await;
                     (id.to_string(), removed.map_err(|error| Failure::from(&error)))
                 }
                 Err(failure) => (name, Err(failure)),
@@ -218,6 +220,7 @@ mod tests {
             pool_size: 0,
             ready_timeout: Duration::from_secs(1),
             keeps_on_exit: false,
+            team: None,
         };
         let manager = InstanceManager::new(
             Arc::clone(&engine) as _,

@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use super::caller;
 use super::create::ttl_seconds;
 use super::exit::ExitCode;
 use super::id::IdArg;
@@ -30,7 +29,7 @@ impl Extend {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let id = self.id.resolve(manager).await?;
         let instance = manager
-            .extend(id, self.ttl, &caller())
+            .extend(id, self.ttl, &manager.caller())
             .await
             .map_err(|error| Failure::from(&error))?;
         ui.result(&InstanceView::from(&instance), || match instance.lifetime {

@@ -4,7 +4,6 @@ use std::time::SystemTime;
 
 use clap::Args;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::id::IdArg;
 use super::ui::Ui;
@@ -23,7 +22,7 @@ impl Get {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let id = self.id.resolve(manager).await?;
         let connection = manager
-            .get(id, &caller())
+            .get(id, &manager.caller())
             .await
             .map_err(|error| Failure::from(&error))?;
         ui.result(&InstanceView::from(&connection), || {

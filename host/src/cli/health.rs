@@ -2,7 +2,6 @@
 
 use clap::Args;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::id::IdArg;
 use super::ui::Ui;
@@ -24,7 +23,7 @@ impl Health {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let id = self.id.resolve(manager).await?;
         let report = manager
-            .health(id, &caller())
+            .health(id, &manager.caller())
             .await
             .map_err(|error| Failure::from(&error))?;
         ui.result(&HealthView::from(&report), || {

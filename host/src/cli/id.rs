@@ -3,7 +3,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::caller;
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{Instance, InstanceId, InvalidValue};
 use crate::manager::InstanceManager;
@@ -46,7 +45,12 @@ impl IdArg {
     pub(super) async fn resolve(&self, manager: &InstanceManager) -> Result<InstanceId, Failure> {
         match self {
             Self::Whole(id) => Ok(*id),
-            Self::Prefix(_) => self.find(&manager.list(&caller()).await.map_err(|error| Failure::from(&error))?),
+            Self::Prefix(_) => self.find(
+                &manager
+                    .list(&manager.caller())
+                    .await
+                    .map_err(|error| Failure::from(&error))?,
+            ),
         }
     }
 

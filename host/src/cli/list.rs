@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use clap::Args;
 use serde::Serialize;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::ui::Ui;
 use super::view::{InstanceView, instance_table};
@@ -29,7 +28,11 @@ struct Listed {
 impl List {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let mut instances = Vec::new();
-        for instance in manager.list(&caller()).await.map_err(|error| Failure::from(&error))? {
+        for instance in manager
+            .list(&manager.caller())
+            .await
+            .map_err(|error| Failure::from(&error))?
+        {
             let left = manager.left(&instance).await.map_err(|error| Failure::from(&error))?;
             instances.push((instance, left));
         }

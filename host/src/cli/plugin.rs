@@ -199,7 +199,7 @@ async fn call(
             tool,
             arguments,
             manager,
-            super::caller(),
+            manager.caller(),
             sink,
             Some(transcript.clone()),
         )

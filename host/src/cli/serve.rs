@@ -4,7 +4,6 @@ use std::io;
 
 use clap::Args;
 
-use super::caller;
 use super::exit::ExitCode;
 use crate::app::App;
 use crate::failure::{Failure, FailureCode};
@@ -29,12 +28,12 @@ impl Serve {
         let (bundles, manager) = tokio::try_join!(app.bundles(), app.manager())?;
         bundles.log_problems();
         app.tidy(manager);
-        let policy = app.policy().await?.provenance();
+        let policy = app.policy_provenance().await?;
         let server = Server::new(
             bundles.subscribe(),
             policy,
             manager.clone(),
-            caller(),
+            manager.caller(),
             app.tracker().clone(),
         );
         let metrics = async {

@@ -5,7 +5,6 @@ use std::time::SystemTime;
 use clap::Args;
 use serde::Serialize;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::id::IdArg;
 use super::ui::Ui;
@@ -37,7 +36,7 @@ impl Stats {
             None => None,
         };
         let stats = manager
-            .stats(id, &caller())
+            .stats(id, &manager.caller())
             .await
             .map_err(|error| Failure::from(&error))?;
         if stats.is_empty() {

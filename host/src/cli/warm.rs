@@ -3,7 +3,6 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::caller;
 use super::exit::ExitCode;
 use super::ui::Ui;
 use crate::failure::Failure;
@@ -29,7 +28,7 @@ struct Warmed {
 impl Warm {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let progress = ui.progress();
-        let prepared = manager.prepare(self.version, &caller(), &progress.sink()).await;
+        let prepared = manager.prepare(self.version, &manager.caller(), &progress.sink()).await;
         drop(progress);
         let (image, has_template) = prepared.map_err(|error| Failure::from(&error))?;
         let warmed = Warmed {

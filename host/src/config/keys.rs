@@ -14,6 +14,10 @@ pub(super) const VARIABLE_PREFIX: &str = "DEV_POSTGRES_MCP_";
 pub const CONFIG_VARIABLE: &str = "DEV_POSTGRES_MCP_CONFIG";
 /// The section that is an array of tables, which only a file can hold.
 pub(super) const BUNDLE: &str = "bundle";
+/// The section of the rules that hold where no team is chosen.
+pub(super) const POLICY: &str = "policy";
+/// The section with a table for each team, which only a file can hold.
+pub(super) const TEAMS: &str = "teams";
 
 /// How alike two names must be, from 0 to 1, for one to be suggested for the other.
 const LIKENESS_MIN: f64 = 0.6;
@@ -242,7 +246,7 @@ mod tests {
 
     #[test]
     fn every_setting_has_a_meaning_and_is_found_in_the_document() {
-        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (23, 7));
+        assert_eq!((KEYS.len(), BUNDLE_KEYS.len()), (26, 7));
         for key in KEYS.iter().chain(BUNDLE_KEYS.iter()) {
             assert!(key.meaning.ends_with('.'), "{}: {:?}", key.path, key.meaning);
         }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::keys::{BUNDLE, BUNDLE_KEYS, KEYS};
+use super::keys::{BUNDLE, BUNDLE_KEYS, KEYS, TEAMS, path};
 use super::problem::Origin;
-use super::sources::{Given, GivenBundle};
+use super::sources::{Given, GivenBundle, GivenTeam};
 
 /// A value as `config show` shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,11 +19,21 @@ pub struct ShownValue {
     pub origin: Origin,
 }
 
-pub(super) fn shown(values: &BTreeMap<&'static str, Given>, bundles: &[GivenBundle]) -> Vec<ShownValue> {
+pub(super) fn shown(
+    values: &BTreeMap<&'static str, Given>,
+    teams: &[GivenTeam],
+    bundles: &[GivenBundle],
+) -> Vec<ShownValue> {
     let mut shown = Vec::new();
     for key in KEYS.iter() {
         if let Some(given) = values.get(key.path.as_str()) {
             show(&key.path, given, key.is_table(), &mut shown);
+        }
+    }
+    for team in teams {
+        let team_path = path(TEAMS, &team.name);
+        for (name, given) in &team.values {
+            show(&path(&team_path, name), given, *name == "settings", &mut shown);
         }
     }
     for (index, bundle) in bundles.iter().enumerate() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use toml::de::{DeTable, DeValue};
 
 use super::Flags;
-use super::keys::{BUNDLE, BUNDLE_KEYS, CONFIG_VARIABLE, KEYS, Key, VARIABLE_PREFIX, nearest, path};
+use super::keys::{BUNDLE, BUNDLE_KEYS, CONFIG_VARIABLE, KEYS, Key, POLICY, TEAMS, VARIABLE_PREFIX, nearest, path};
 use super::problem::{Origin, Problem, What};
 use crate::environment::Environment;
 
@@ -40,11 +40,20 @@ impl GivenBundle {
     }
 }
 
+/// A table `[teams.NAME]`: every key of `[policy]` by its name there.
+#[derive(Debug, Clone)]
+pub(super) struct GivenTeam {
+    pub(super) name: String,
+    pub(super) at: Origin,
+    pub(super) values: BTreeMap<&'static str, Given>,
+}
+
 /// What all sources have said so far, the later over the earlier.
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     pub(super) values: BTreeMap<&'static str, Given>,
     pub(super) bundles: Vec<GivenBundle>,
+    pub(super) teams: Vec<GivenTeam>,
     pub(super) problems: Vec<Problem>,
 }
 
@@ -99,6 +108,14 @@ impl Sources {
                 _ if section == BUNDLE => {
                     self.wrong(at, BUNDLE, "must be an array of tables: write [[bundle]]", None);
                 }
+                DeValue::Table(teams) if section == TEAMS => {
+                    for (name, team) in teams {
+                        self.read_team(name.get_ref(), team.get_ref(), origin(name.span().start), &origin);
+                    }
+                }
+                _ if section == TEAMS => {
+                    self.wrong(at, TEAMS, "must be tables: write [teams.NAME]", None);
+                }
                 DeValue::Table(table) if KEYS.iter().any(|key| key.section == section) => {
                     let given = self.read_table(section, table, &KEYS, &origin);
                     self.values.extend(given);
@@ -132,6 +149,36 @@ impl Sources {
             });
         }
         self.bundles.push(GivenBundle(given));
+    }
+
+    fn read_team(&mut self, name: &str, value: &DeValue<'_>, at: Origin, origin: &dyn Fn(usize) -> Origin) {
+        let team = path(TEAMS, name);
+        let DeValue::Table(table) = value else {
+            return self.wrong(at, &team, "must be a table: write [teams.NAME]", None);
+        };
+        let keys = || KEYS.iter().filter(|key| key.section == POLICY);
+        let default = |key: &'static Key| {
+            let (value, origin) = (key.default.clone(), at.clone());
+            (key.name, Given { value, origin })
+        };
+        let mut values: BTreeMap<_, _> = keys().map(default).collect();
+        for (name, value) in table {
+            let (origin, path) = (origin(name.span().start), path(&team, name.get_ref()));
+            let Some(key) = keys().find(|key| key.name == name.get_ref()) else {
+                let nearest = nearest(name.get_ref(), keys().map(|key| key.name));
+                let nearest = nearest.map(|nearest| format!("{team}.{nearest}"));
+                self.problem(origin, What::Unknown { name: path, nearest });
+                continue;
+            };
+            match key.from_toml(value.get_ref()) {
+                Ok(value) => {
+                    values.insert(key.name, Given { value, origin });
+                }
+                Err(expected) => self.wrong(origin, &path, expected, None),
+            }
+        }
+        let name = name.to_owned();
+        self.teams.push(GivenTeam { name, at, values });
     }
 
     /// A built-in bundle has the grants of its own entry unless another names some.

@@ -1,26 +1,27 @@
 //! Turns what the sources gave into domain values.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::keys::nearest;
+use super::keys::{KEYS, Key, POLICY, TEAMS, nearest, path};
 use super::problem::{ConfigError, Origin, What};
 use super::shown::shown;
 use super::sources::{Given, GivenBundle, Sources};
 use super::{
     Bundle, BundleName, Code, Component, ComponentSettings, Config, DURATION_MAX, Docker, Engine, Instances, Local,
-    Log, LogFormat, OnExit, POOL_SIZE_MAX, Plugins, Pool, cache_home, default_state_dir,
+    Log, LogFormat, Mode, OnExit, POOL_SIZE_MAX, Plugins, Policy, Pool, cache_home, default_state_dir,
 };
 use crate::artifact::reference::SCHEME;
 use crate::environment::Environment;
-use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN};
+use crate::instance::{CPU_MILLIS_MAX, Defaults, EngineKind, Image, InvalidValue, Limits, MEMORY_MIB_MIN, TeamName};
 use crate::plugins::budget::{Budget, LIMITS};
 use crate::plugins::bundle::Terms;
 use crate::plugins::grants::{Grant, Grants};
+use crate::policy::changes::{Change, Changes};
 use crate::ports::PortRange;
 
 impl Sources {
@@ -64,11 +65,11 @@ impl Sources {
         let metrics = self.parse("metrics", optional);
         let local = self.local(environment);
         let pool = self.pool();
-        let policy = self.policy();
         let plugins = self.plugins();
-        let values = shown(&self.values, &self.bundles);
+        let values = shown(&self.values, &self.teams, &self.bundles);
+        let policies = self.policies();
         let bundles = self.bundles(plugins.as_ref());
-        match (engine, metrics, log, docker, local, instance, pool, policy, plugins) {
+        match (engine, metrics, log, docker, local, instance, pool, policies, plugins) {
             (
                 Some(engine),
                 Some(metrics),
@@ -77,7 +78,7 @@ impl Sources {
                 Some(local),
                 Some(instance),
                 Some(pool),
-                Some(policy),
+                Some((team, policy, other_policies)),
                 Some(plugins),
             ) if self.problems.is_empty() => Ok(Config {
                 engine,
@@ -88,6 +89,8 @@ impl Sources {
                 instance,
                 pool,
                 policy,
+                team,
+                other_policies,
                 plugins,
                 bundles,
                 cache_dir: cache_home(environment).map(|home| home.join("components")),
@@ -217,10 +220,62 @@ impl Sources {
         Some(Pool { size: size? })
     }
 
-    fn policy(&mut self) -> Option<Component> {
-        let get = |name: &str| self.values.get(super::keys::path("policy", name).as_str()).cloned();
-        let (code, sha256, settings) = (get("component")?, get("sha256")?, get("settings")?);
-        self.component("policy", &code, &sha256, &settings)
+    /// Whose rules hold, those, and all others.
+    fn policies(&mut self) -> Option<(Option<TeamName>, Policy, Vec<Policy>)> {
+        let given = |key: &&Key| Some((key.name, self.values.get(key.path.as_str())?.clone()));
+        let given = KEYS
+            .iter()
+            .filter(|key| key.section == POLICY)
+            .filter_map(|key| given(&key));
+        let given: BTreeMap<_, _> = given.collect();
+        let policy = self.policy(POLICY.to_owned(), &given);
+        let mut teams = Vec::new();
+        for team in std::mem::take(&mut self.teams) {
+            let path = path(TEAMS, &team.name);
+            match team.name.parse::<TeamName>() {
+                Ok(name) => teams.push((name, self.policy(path, &team.values))),
+                Err(InvalidValue(expected)) => {
+                    self.wrong(team.at, &path, format!("is named wrongly: a name {expected}"), None)
+                }
+            }
+        }
+        let names: Vec<String> = teams.iter().map(|(name, _)| name.to_string()).collect();
+        let chosen = self.parse("team", |text| {
+            let Some(text) = non_empty(text) else { return Ok(None) };
+            let index = teams.iter().position(|(name, _)| name.as_str() == text);
+            let expected = || match names.as_slice() {
+                [] => "must be a team, and the configuration has none: it would be a table [teams.NAME]".to_owned(),
+                names => format!("must be a team of the configuration: {}", names.join(", ")),
+            };
+            index.map(Some).ok_or_else(|| InvalidValue(expected()))
+        })?;
+        let mut all = vec![(None, policy?)];
+        for (name, policy) in teams {
+            all.push((Some(name), policy?));
+        }
+        let (team, policy) = all.remove(chosen.map_or(0, |index| index + 1));
+        let others = all.into_iter().map(|(_, policy)| policy);
+        Some((team, policy, others.collect()))
+    }
+
+    fn policy(&mut self, name: String, given: &BTreeMap<&'static str, Given>) -> Option<Policy> {
+        let get = |key| given.get(key);
+        let component = self.component(&name, get("component")?, get("sha256")?, get("settings")?);
+        let mode = self.parse_given(&path(&name, "mode"), get("mode")?, |text| match text {
+            "enforce" => Ok(Mode::Enforce),
+            "monitor" => Ok(Mode::Monitor),
+            _ => Err(InvalidValue("must be enforce or monitor".into())),
+        });
+        let may_change = self.parse_given(&path(&name, "may_change"), get("may_change")?, |list| {
+            let names: Vec<String> = serde_json::from_str(list).map_err(|_| Changes::expected())?;
+            names.iter().map(|name| name.parse::<Change>()).collect()
+        });
+        Some(Policy {
+            component: component?,
+            mode: mode?,
+            may_change: may_change?,
+            name,
+        })
     }
 
     /// The component that the table `section` describes.

@@ -212,6 +212,7 @@ mod tests {
                 ready_timeout: Duration::from_secs(1),
                 pool_size: 0,
                 keeps_on_exit: false,
+                team: None,
             };
             let manager = InstanceManager::new(
                 engine.clone(),

@@ -185,6 +185,8 @@ impl Bundle {
             from: self.loaded.from.clone(),
             sha256: Some(self.loaded.sha256),
             grants: self.grants,
+            mode: None,
+            may_change: None,
             budget: self.loaded.budget,
             tools: self.tools.iter().map(|tool| tool.name().to_owned()).collect(),
             state,

@@ -78,6 +78,8 @@ impl ComponentPolicy {
             from: self.loaded.from.clone(),
             sha256: Some(self.loaded.sha256),
             grants: GRANTS.into_iter().collect(),
+            mode: None,
+            may_change: None,
             budget: self.loaded.budget,
             tools: Vec::new(),
             state: State::Serving,

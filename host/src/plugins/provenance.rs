@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use super::budget::{Budget, LIMITS};
 use super::grants::{Grant, Grants};
+use crate::config::Mode;
 use crate::digest::Digest;
+use crate::policy::changes::{Change, Changes};
 
 /// One component of the configuration, without anything secret: its settings aren't here.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +21,10 @@ pub struct Provenance {
     pub sha256: Option<Digest>,
     /// What it may ask the host for.
     pub grants: Grants,
+    /// What becomes of what a policy denies; `None` for a bundle.
+    pub mode: Option<Mode>,
+    /// What a policy may make something else of than was asked for; `None` for a bundle.
+    pub may_change: Option<Changes>,
     /// What it may use in one call.
     pub budget: Budget,
     /// The names of its tools as clients know them; a policy has none.
@@ -75,6 +81,12 @@ impl Provenance {
             "tools": self.tools,
             "state": self.state.as_str(),
         });
+        if let Some(mode) = self.mode {
+            shown["mode"] = mode.as_str().into();
+        }
+        if let Some(may_change) = self.may_change {
+            shown["may_change"] = may_change.iter().map(Change::as_str).collect();
+        }
         if let State::Refused(reason) | State::Outdated(reason) = &self.state {
             shown["reason"] = reason.as_str().into();
         }
@@ -101,6 +113,8 @@ mod tests {
             from: "/opt/acme.wasm".into(),
             sha256: Some(Digest::of(b"")),
             grants: [Grant::Read, Grant::Log].into_iter().collect(),
+            mode: None,
+            may_change: None,
             budget: Budget::BUNDLE,
             tools: vec!["acme_tool".into()],
             state: State::Serving,

@@ -60,6 +60,8 @@ impl Entry {
                 from: self.place.clone(),
                 sha256: None,
                 grants: self.terms.grants,
+                mode: None,
+                may_change: None,
                 budget: self.terms.budget,
                 tools: Vec::new(),
                 state: State::Refused(reason.unwrap_or_default()),

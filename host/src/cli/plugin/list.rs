@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
 use crate::cli::view::printable;
+use crate::config::Mode;
 use crate::failure::Failure;
 use crate::plugins::provenance::{Provenance, State, to_json};
 
@@ -58,6 +59,11 @@ fn text(plugins: &[Provenance]) -> String {
                 &plugin.sha256.map(|digest| digest.to_string()).unwrap_or_default(),
             ),
             ("grants", if grants.is_empty() { "none" } else { &grants }),
+            ("mode", plugin.mode.map(Mode::as_str).unwrap_or_default()),
+            (
+                "changes",
+                &plugin.may_change.map(|changes| changes.to_string()).unwrap_or_default(),
+            ),
             ("limits", &limits.join(", ")),
             ("tools", &plugin.tools.join(", ")),
             ("state", &state),
@@ -85,6 +91,8 @@ mod tests {
             from: "built in".into(),
             sha256: Some(Digest::of(b"")),
             grants: [Grant::Log].into_iter().collect(),
+            mode: None,
+            may_change: None,
             budget: Budget::POLICY,
             tools: Vec::new(),
             state: State::Serving,
@@ -95,6 +103,8 @@ mod tests {
             from: "/opt/\u{1b}acme.wasm".into(),
             sha256: None,
             grants: Grants::default(),
+            mode: None,
+            may_change: None,
             budget: Budget::BUNDLE,
             state: State::Refused("there is no such file".into()),
             ..policy.clone()
