@@ -90,10 +90,19 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// The time by the clock that instances of this kind end by: its own machine's.
     async fn now(&self, kind: EngineKind) -> Result<SystemTime, EngineError>;
 
-    /// Every instance of ours, oldest first.
+    /// Every instance of ours, oldest first. One that is damaged is left out, and the log says so.
     async fn list(&self) -> Result<Vec<Instance>, EngineError>;
 
+    /// As [`Engine::list`], with those that are damaged, as far as they can be read: for whoever counts what there is, or
+    /// removes what is over.
+    async fn list_all(&self) -> Result<Vec<Instance>, EngineError> {
+        self.list().await
+    }
+
     /// One instance with its password; `None` if there is none of ours with this id.
+    ///
+    /// # Errors
+    /// [`EngineError::Damaged`] if all that can be done with it any more is to remove it.
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError>;
 
     /// What an instance takes just now; `None` if there is none of ours with this id. Takes a second or two: CPU time is
@@ -356,6 +365,14 @@ pub enum EngineError {
         verb: &'static str,
         /// The engine's word.
         reason: String,
+    },
+    /// Somebody has changed what is kept of an instance, so that it makes no sense any more.
+    #[error("reading the instance back failed: somebody changed {what}")]
+    Damaged {
+        /// What, and why it makes no sense: "its container: it has no label dev-postgres-mcp.port".
+        what: String,
+        /// The instance as far as it can be read; the rest is that of [`Instance::unknown`].
+        legible: Box<Instance>,
     },
     /// A request was not answered in time.
     #[error("{verb} was not answered within {} s", after.as_secs_f32())]

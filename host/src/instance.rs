@@ -562,6 +562,28 @@ pub struct Instance {
     pub lifetime: Lifetime,
 }
 
+impl Instance {
+    /// One of which nothing is known but its id and what runs it. It has no server that could be reached: its port is 1, its
+    /// host and version are empty; and it stays until it is dropped.
+    #[must_use]
+    pub fn unknown(id: InstanceId, engine: EngineKind) -> Self {
+        Self {
+            id,
+            engine,
+            container_id: String::new(),
+            host: String::new(),
+            port: Port(NonZeroU16::MIN),
+            version: String::new(),
+            database: DatabaseName("postgres".into()),
+            username: RoleName("postgres".into()),
+            status: Status::Stopped,
+            created_at: SystemTime::UNIX_EPOCH,
+            owner: None,
+            lifetime: Lifetime::Unlimited,
+        }
+    }
+}
+
 /// An instance with what opens it, as the engine keeps it.
 #[derive(Debug, Clone)]
 pub struct Found {

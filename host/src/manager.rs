@@ -202,6 +202,10 @@ impl From<&EngineError> for Failure {
                 FailureCode::Failed,
                 "`dev-postgres-mcp doctor` shows what the engine can do.",
             ),
+            EngineError::Damaged { .. } => (
+                FailureCode::Failed,
+                "It can't be used any more: drop it, by its whole id.",
+            ),
             EngineError::TimedOut { .. } => (
                 FailureCode::TimedOut,
                 "Try again; if it stays so, restart the engine: `dev-postgres-mcp doctor` shows how it stands.",
@@ -523,12 +527,17 @@ impl InstanceManager {
         Ok(self.connection(found).await?)
     }
 
-    /// Removes an instance with its data.
+    /// Removes an instance with its data, one that is damaged, too: the policy is then asked about what can still be read of
+    /// it.
     ///
     /// # Errors
     /// If there is none with this id, or the policy denies it.
     pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
-        self.allowed(id, Action::Drop, caller).await?;
+        let target = match self.legible(id).await? {
+            Some(instance) if !self.is_over(&instance).await? => instance,
+            _ => return Err(self.not_found(id).await),
+        };
+        self.authorize(Action::Drop, &target, caller).await?;
         if !self.engine.remove(id).await? {
             return Err(self.not_found(id).await);
         }
@@ -695,10 +704,22 @@ impl InstanceManager {
 
     async fn allowed(&self, id: InstanceId, action: Action, caller: &Caller) -> Result<Found, InstanceError> {
         let found = self.find(id).await?;
-        let inventory = self.inventory();
-        let verdict = self.policy.authorize(action, &found.instance, caller, inventory).await;
-        verdict.inspect_err(|rejection| count(Some(action), rejection))?;
+        self.authorize(action, &found.instance, caller).await?;
         Ok(found)
+    }
+
+    async fn authorize(&self, action: Action, target: &Instance, caller: &Caller) -> Result<(), InstanceError> {
+        let verdict = self.policy.authorize(action, target, caller, self.inventory()).await;
+        Ok(verdict.inspect_err(|rejection| count(Some(action), rejection))?)
+    }
+
+    /// An instance as far as it can be read, over or not: enough to remove it.
+    async fn legible(&self, id: InstanceId) -> Result<Option<Instance>, EngineError> {
+        match self.engine.get(id).await {
+            Ok(found) => Ok(found.map(|found| found.instance)),
+            Err(EngineError::Damaged { legible, .. }) => Ok(Some(*legible)),
+            Err(error) => Err(error),
+        }
     }
 
     /// An instance that is there and not over.
@@ -1306,6 +1327,26 @@ mod tests {
         assert_eq!((stats.len(), stats[0].instance.id), (1, id));
         assert_eq!(stats[0].problems, ["the policy denies it: not yours"]);
         assert_eq!(desk.engine.calls(), ["list"]);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_instance_cannot_be_read_and_is_dropped_if_the_policy_allows() {
+        for denied in [vec![Action::Drop], vec![]] {
+            let (engine, id) = FakeEngine::default().with_instance(Status::Running);
+            engine.damaged.lock().expect("unpoisoned").push(id);
+            let may_be_dropped = denied.is_empty();
+            let rules = Rules {
+                denied,
+                ..Rules::default()
+            };
+            let desk = desk(engine, rules, "1-1");
+            assert_eq!(desk.manager.list(&caller()).await.expect("a list"), []);
+            let error = desk.manager.get(id, &caller()).await.expect_err("it makes no sense");
+            assert_eq!(Failure::from(&error).code, FailureCode::Failed);
+            let dropped = desk.manager.remove(id, &caller()).await;
+            assert_eq!(dropped.is_ok(), may_be_dropped, "{dropped:?}");
+            assert_eq!(desk.engine.is_empty(), may_be_dropped);
+        }
     }
 
     #[tokio::test]

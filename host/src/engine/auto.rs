@@ -75,6 +75,44 @@ impl AutoEngine {
         }
     }
 
+    /// What both list, oldest first, or the local engine alone where Docker doesn't answer.
+    async fn list_both(
+        &self,
+        docker: impl Future<Output = Result<Vec<Instance>, EngineError>>,
+        local: impl Future<Output = Result<Vec<Instance>, EngineError>>,
+    ) -> Result<Vec<Instance>, EngineError> {
+        let (docker, local) = tokio::join!(
+            async {
+                // Both at once: a Docker that is there answers either within a millisecond.
+                tokio::select! {
+                    biased;
+                    listed = docker => match listed {
+                        Err(gone @ EngineError::Unreachable { .. }) => Err(gone),
+                        listed => Ok(listed),
+                    },
+                    silent = self.silent() => Err(silent),
+                }
+            },
+            local
+        );
+        let mut instances = match (docker, local) {
+            (Ok(in_docker), Ok(local)) => [in_docker?, local].concat(),
+            (Ok(in_docker), Err(error)) => {
+                tracing::warn!(%error, "instances of the local engine, if there are any, are not listed");
+                in_docker?
+            }
+            (Err(no_docker), local) => {
+                let local = local?;
+                if local.is_empty() {
+                    self.without_docker(&no_docker).await?;
+                }
+                local
+            }
+        };
+        instances.sort_by_key(|instance| (instance.created_at, instance.id));
+        Ok(instances)
+    }
+
     /// Makes do with the local engine alone.
     ///
     /// # Errors
@@ -156,36 +194,11 @@ impl Engine for AutoEngine {
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        let (docker, local) = tokio::join!(
-            async {
-                // Both at once: a Docker that is there answers either within a millisecond.
-                tokio::select! {
-                    biased;
-                    listed = self.docker.list() => match listed {
-                        Err(gone @ EngineError::Unreachable { .. }) => Err(gone),
-                        listed => Ok(listed),
-                    },
-                    silent = self.silent() => Err(silent),
-                }
-            },
-            self.local.list()
-        );
-        let mut instances = match (docker, local) {
-            (Ok(in_docker), Ok(local)) => [in_docker?, local].concat(),
-            (Ok(in_docker), Err(error)) => {
-                tracing::warn!(%error, "instances of the local engine, if there are any, are not listed");
-                in_docker?
-            }
-            (Err(no_docker), local) => {
-                let local = local?;
-                if local.is_empty() {
-                    self.without_docker(&no_docker).await?;
-                }
-                local
-            }
-        };
-        instances.sort_by_key(|instance| (instance.created_at, instance.id));
-        Ok(instances)
+        self.list_both(self.docker.list(), self.local.list()).await
+    }
+
+    async fn list_all(&self) -> Result<Vec<Instance>, EngineError> {
+        self.list_both(self.docker.list_all(), self.local.list_all()).await
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {

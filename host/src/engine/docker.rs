@@ -50,12 +50,12 @@ use bollard::query_parameters::InspectContainerOptions;
 use futures_util::StreamExt;
 use tokio_util::task::TaskTracker;
 
-use self::client::{Client, Trace};
+use self::client::{CallError, Client, Trace};
 use self::record::Record;
 use super::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
 use crate::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
-    ProgressSink, Usage,
+    ProgressSink, Status, Usage,
 };
 use crate::owner::Owners;
 
@@ -185,36 +185,61 @@ impl DockerEngine {
 
     /// The one container of an instance, if it is there.
     async fn find(&self, id: InstanceId) -> Result<Option<String>, EngineError> {
-        let name = format!("/{}", container::name(id));
-        let mut containers = container::list(&self.client, Some(id)).await?;
-        containers.retain(|container| !container::is_waiting(container));
-        // Labels can be copied (`docker commit` does); the name can't.
-        containers.sort_by_key(|container| !container.names.iter().flatten().any(|known| *known == name));
-        Ok(containers.into_iter().find_map(|container| container.id))
+        let containers = container::list(&self.client, Some(id)).await?;
+        Ok(instances(containers)
+            .into_iter()
+            .find_map(|(_, container)| container.id))
     }
 
     fn records(&self) -> MutexGuard<'_, HashMap<InstanceId, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What stands in for a container's labels, if it was started ahead.
+    /// What stands in for a container's labels, if it was started ahead; the inner error if that makes no sense.
     async fn record(
         &self,
+        id: InstanceId,
         container_id: &str,
         labels: &HashMap<String, String>,
-    ) -> Result<Option<Record>, EngineError> {
-        let id = labels.get(label::ID).and_then(|id| id.parse().ok());
+    ) -> Result<Result<Option<Record>, String>, CallError> {
         let was_started_ahead = labels.contains_key(label::OWNER) && !labels.contains_key(label::DATABASE);
-        let Some(id) = id.filter(|_| was_started_ahead) else {
-            return Ok(None);
-        };
+        if !was_started_ahead {
+            return Ok(Ok(None));
+        }
         let known = self.records().get(&id).cloned();
         if known.is_some() {
-            return Ok(known);
+            return Ok(Ok(known));
         }
-        let record = record::read(&self.client, container_id).await?;
-        self.records().insert(id, record.clone());
-        Ok(Some(record))
+        let read = record::read(&self.client, container_id).await?;
+        Ok(read.map(|record| {
+            self.records().insert(id, record.clone());
+            Some(record)
+        }))
+    }
+
+    /// The instance that a container is, with what stands in for its labels; `None` if the container has gone.
+    async fn read(
+        &self,
+        id: InstanceId,
+        container_id: &str,
+        labels: &HashMap<String, String>,
+        status: Status,
+        host: &str,
+    ) -> Result<Option<(Instance, Option<Record>)>, EngineError> {
+        let record = match self.record(id, container_id, labels).await {
+            Ok(record) => record,
+            Err(error) if error.status() == Some(404) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let lifetime = self.lifetime(container_id, labels).await?;
+        let instance = record.and_then(|record| {
+            container::instance(container_id, labels, record.as_ref(), status, lifetime, host)
+                .map(|instance| (instance, record))
+        });
+        instance.map(Some).map_err(|reason| EngineError::Damaged {
+            what: format!("its container: {reason}"),
+            legible: Box::new(container::legible(id, container_id, labels, status, lifetime, host)),
+        })
     }
 
     /// How long a container stays. One of a version that knew no owners stays until it is dropped.
@@ -226,24 +251,38 @@ impl DockerEngine {
         Ok(lease.unwrap_or(Lifetime::Session))
     }
 
-    /// One instance of a list; `None` if its container makes no sense, or waits.
-    async fn listed(&self, container: ContainerSummary, host: &str) -> Option<Instance> {
-        if container::is_waiting(&container) {
-            return None;
-        }
+    /// One instance of a list; `None` if its container makes no sense. One that is damaged is listed only `if_damaged`.
+    async fn listed(
+        &self,
+        id: InstanceId,
+        container: ContainerSummary,
+        host: &str,
+        if_damaged: bool,
+    ) -> Option<Instance> {
         let container_id = container.id.unwrap_or_default();
         let labels = container.labels.unwrap_or_default();
         let status = container::summary_status(container.state);
-        let instance = match self.record(&container_id, &labels).await {
-            Ok(record) => match self.lifetime(&container_id, &labels).await {
-                Ok(lifetime) => container::instance(&container_id, &labels, record.as_ref(), status, lifetime, host),
-                Err(error) => Err(error.to_string()),
-            },
-            Err(error) => Err(error.to_string()),
-        };
-        instance
-            .inspect_err(|reason| tracing::warn!(container_id, reason, "a container with our label makes no sense"))
-            .ok()
+        match self.read(id, &container_id, &labels, status, host).await {
+            Ok(read) => read.map(|(instance, _)| instance),
+            Err(EngineError::Damaged { legible, .. }) if if_damaged => Some(*legible),
+            Err(error) => {
+                tracing::warn!(%id, container_id, error = ?error.to_string(), "a container with our label makes no sense");
+                None
+            }
+        }
+    }
+
+    async fn list_containers(&self, if_damaged: bool) -> Result<Vec<Instance>, EngineError> {
+        let host = self.instance_host()?;
+        let containers = container::list(&self.client, None).await?;
+        let mut instances: Vec<Instance> = futures_util::stream::iter(instances(containers))
+            .map(|(id, container)| self.listed(id, container, &host, if_damaged))
+            .buffer_unordered(READS_AT_ONCE)
+            .filter_map(std::future::ready)
+            .collect()
+            .await;
+        instances.sort_by_key(|instance| (instance.created_at, instance.id));
+        Ok(instances)
     }
 
     /// The containers, by id and name, that wait to become instances for processes that have ended.
@@ -288,6 +327,20 @@ impl DockerEngine {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// The containers that are instances, one for each. What has another id than we write is nothing of ours, and what waits is
+/// none yet.
+fn instances(mut containers: Vec<ContainerSummary>) -> Vec<(InstanceId, ContainerSummary)> {
+    // Labels can be copied (`docker commit` does); the name can't.
+    containers.sort_by_cached_key(|container| !container::has_its_name(container));
+    let mut seen = HashSet::new();
+    containers
+        .into_iter()
+        .filter(|container| !container::is_waiting(container))
+        .filter_map(|container| Some((container::id(container.labels.as_ref()?)?, container)))
+        .filter(|(id, _)| seen.insert(*id))
+        .collect()
 }
 
 #[async_trait]
@@ -383,16 +436,11 @@ impl Engine for DockerEngine {
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        let host = self.instance_host()?;
-        let containers = container::list(&self.client, None).await?;
-        let mut instances: Vec<Instance> = futures_util::stream::iter(containers)
-            .map(|container| self.listed(container, &host))
-            .buffer_unordered(READS_AT_ONCE)
-            .filter_map(std::future::ready)
-            .collect()
-            .await;
-        instances.sort_by_key(|instance| (instance.created_at, instance.id));
-        Ok(instances)
+        self.list_containers(false).await
+    }
+
+    async fn list_all(&self) -> Result<Vec<Instance>, EngineError> {
+        self.list_containers(true).await
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
@@ -406,20 +454,20 @@ impl Engine for DockerEngine {
         let config = inspected.config.unwrap_or_default();
         let status = container::status(inspected.state.and_then(|state| state.status));
         let labels = config.labels.unwrap_or_default();
-        let record = self.record(&container_id, &labels).await?;
-        let lifetime = self.lifetime(&container_id, &labels).await?;
-        let instance = container::instance(&container_id, &labels, record.as_ref(), status, lifetime, &host);
-        let found = instance.and_then(|instance| {
-            let password = match record {
-                Some(record) => record.password,
-                None => container::password(&config.env.unwrap_or_default())?,
-            };
-            Ok(Found { instance, password })
-        });
-        found.map(Some).map_err(|reason| EngineError::Request {
-            verb: "reading the instance back",
-            reason: format!("somebody changed its container: {reason}"),
-        })
+        let Some((instance, record)) = self.read(id, &container_id, &labels, status, &host).await? else {
+            return Ok(None);
+        };
+        let password = match record {
+            Some(record) => Ok(record.password),
+            None => container::password(&config.env.unwrap_or_default()),
+        };
+        match password {
+            Ok(password) => Ok(Some(Found { instance, password })),
+            Err(reason) => Err(EngineError::Damaged {
+                what: format!("its container: {reason}"),
+                legible: Box::new(instance),
+            }),
+        }
     }
 
     async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {

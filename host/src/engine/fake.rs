@@ -37,6 +37,8 @@ pub(crate) struct FakeEngine {
     /// What was to be created so far.
     pub(crate) specs: Mutex<Vec<InstanceSpec>>,
     pub(crate) instances: Mutex<Vec<Found>>,
+    /// Those of them that somebody has damaged.
+    pub(crate) damaged: Mutex<Vec<InstanceId>>,
     /// What has befallen every instance.
     pub(crate) memory_kills: Option<MemoryKills>,
     /// What every instance takes.
@@ -99,6 +101,11 @@ impl FakeEngine {
     /// What was to be created so far, in order.
     pub(crate) fn specs(&self) -> Vec<InstanceSpec> {
         self.specs.lock().expect("unpoisoned").clone()
+    }
+
+    fn all(&self) -> Vec<Instance> {
+        let instances = self.instances.lock().expect("unpoisoned");
+        instances.iter().map(|found| found.instance.clone()).collect()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -201,14 +208,28 @@ impl Engine for FakeEngine {
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
         self.record("list");
-        let instances = self.instances.lock().expect("unpoisoned");
-        Ok(instances.iter().map(|found| found.instance.clone()).collect())
+        let mut instances = self.all();
+        let damaged = self.damaged.lock().expect("unpoisoned");
+        instances.retain(|instance| !damaged.contains(&instance.id));
+        Ok(instances)
+    }
+
+    async fn list_all(&self) -> Result<Vec<Instance>, EngineError> {
+        self.record("list all");
+        Ok(self.all())
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
         self.record("get");
         let instances = self.instances.lock().expect("unpoisoned");
-        Ok(instances.iter().find(|found| found.instance.id == id).cloned())
+        let found = instances.iter().find(|found| found.instance.id == id).cloned();
+        match found {
+            Some(found) if self.damaged.lock().expect("unpoisoned").contains(&id) => Err(EngineError::Damaged {
+                what: "its label".into(),
+                legible: Box::new(found.instance),
+            }),
+            found => Ok(found),
+        }
     }
 
     async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {

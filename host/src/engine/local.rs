@@ -146,6 +146,30 @@ impl LocalEngine {
         blocking(move || Ok(look(StateDir::find(&settings)?.as_ref()))).await
     }
 
+    /// What there is once what killed processes have left is gone; what is damaged only `if_damaged`.
+    async fn list_folders(&self, if_damaged: bool) -> Result<Vec<Instance>, EngineError> {
+        // What takes longer goes on in the background, and is not listed either way.
+        if let Ok(swept) = tokio::time::timeout(SWEEP_PATIENCE, self.sweep()).await {
+            swept?;
+        }
+        let mut found = self
+            .with_state(move |state| {
+                let folders = state.map_or_else(|| Ok(Vec::new()), StateDir::instances)?;
+                let read = folders.iter().filter_map(|folder| match folder.read() {
+                    Ok(found) => found.map(|found| found.instance),
+                    Err(EngineError::Damaged { legible, .. }) if if_damaged => Some(*legible),
+                    Err(error) => {
+                        tracing::warn!(%error, "an instance's folder makes no sense");
+                        None
+                    }
+                });
+                Ok::<Vec<Instance>, EngineError>(read.collect())
+            })
+            .await??;
+        found.sort_by_key(|instance| (instance.created_at, instance.id));
+        Ok(found)
+    }
+
     /// Removes what killed processes have left, and waits for that.
     async fn sweep(&self) -> Result<(), EngineError> {
         // Whoever comes second waits, too: what the first has found isn't found again.
@@ -278,25 +302,11 @@ impl Engine for LocalEngine {
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        // What takes longer goes on in the background, and is not listed either way.
-        if let Ok(swept) = tokio::time::timeout(SWEEP_PATIENCE, self.sweep()).await {
-            swept?;
-        }
-        let mut found = self
-            .with_state(|state| {
-                let folders = state.map_or_else(|| Ok(Vec::new()), StateDir::instances)?;
-                let read = folders.iter().filter_map(|folder| match folder.read() {
-                    Ok(found) => found.map(|found| found.instance),
-                    Err(error) => {
-                        tracing::warn!(%error, "an instance's folder makes no sense");
-                        None
-                    }
-                });
-                Ok::<Vec<Instance>, EngineError>(read.collect())
-            })
-            .await??;
-        found.sort_by_key(|instance| (instance.created_at, instance.id));
-        Ok(found)
+        self.list_folders(false).await
+    }
+
+    async fn list_all(&self) -> Result<Vec<Instance>, EngineError> {
+        self.list_folders(true).await
     }
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {

@@ -80,7 +80,7 @@ struct Known {
 #[async_trait]
 impl Inventory for Known {
     async fn holdings(&self) -> Result<Vec<Holding>, Failure> {
-        let listed = self.engine.list().await.map_err(|error| Failure::from(&error))?;
+        let listed = self.engine.list_all().await.map_err(|error| Failure::from(&error))?;
         let mut holdings: Vec<Holding> = listed
             .into_iter()
             .map(|instance| Holding {

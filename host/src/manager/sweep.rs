@@ -61,16 +61,16 @@ impl InstanceManager {
     /// If the engine can't tell. What can't be removed is logged, and stays for the next time.
     pub async fn sweep(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
         let mut swept = Vec::new();
-        for instance in self.engine.list().await? {
+        for instance in self.engine.list_all().await? {
             let id = instance.id;
             if self.why_over(&instance).await?.is_none() {
                 continue;
             }
             // Looked at again, right before: somebody may have extended it since.
-            let Some(found) = self.engine.get(id).await? else {
+            let Some(instance) = self.legible(id).await? else {
                 continue;
             };
-            let Some(over) = self.why_over(&found.instance).await? else {
+            let Some(over) = self.why_over(&instance).await? else {
                 continue;
             };
             let reason = over.reason();
@@ -110,7 +110,7 @@ impl InstanceManager {
     /// How long to wait for the next look.
     async fn until_next_end(&self) -> Duration {
         let mut pause = LOOK_PAUSE;
-        for instance in self.engine.list().await.unwrap_or_default() {
+        for instance in self.engine.list_all().await.unwrap_or_default() {
             if let Lifetime::Until(end) = instance.lifetime
                 && let Ok(now) = self.engine.now(instance.engine).await
             {
@@ -165,8 +165,8 @@ impl InstanceManager {
 
     /// Removes one of this process's at its end, unless it has been given more time.
     pub(super) async fn end_session_of(&self, id: InstanceId) {
-        match self.engine.get(id).await {
-            Ok(Some(found)) if found.instance.lifetime != Lifetime::Session => {}
+        match self.legible(id).await {
+            Ok(Some(instance)) if instance.lifetime != Lifetime::Session => {}
             Ok(None) => {}
             // Where that can't be told, it is as it was.
             Ok(Some(_)) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, "its session has ended").await,
@@ -303,6 +303,25 @@ mod tests {
             [orphan, given_time, kept, of_living, of_foreign].map(|id| desk.has(id)),
             [false, true, true, true, true]
         );
+    }
+
+    #[tokio::test]
+    async fn what_is_damaged_ends_when_it_would_have_ended_and_counts_until_then() {
+        let desk = Desk::new(FakeEngine {
+            now: Some(at(100)),
+            ..FakeEngine::default()
+        });
+        let orphan = desk.add(Some(desk.ended()), Lifetime::Session);
+        let over = desk.add(None, Lifetime::Until(at(100)));
+        let not_yet = desk.add(None, Lifetime::Until(at(101)));
+        desk.engine
+            .damaged
+            .lock()
+            .expect("unpoisoned")
+            .extend([orphan, over, not_yet]);
+        assert_eq!(desk.manager.inventory().holdings().await.expect("told").len(), 3);
+        desk.manager.sweep(false).await.expect("swept");
+        assert_eq!([orphan, over, not_yet].map(|id| desk.has(id)), [false, false, true]);
     }
 
     #[tokio::test]

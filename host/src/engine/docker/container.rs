@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::str::FromStr;
 use std::time::SystemTime;
 
 use bollard::models::{
@@ -62,6 +63,15 @@ pub(super) fn waiting_name(id: InstanceId) -> String {
 pub(super) fn is_waiting(container: &ContainerSummary) -> bool {
     let mut names = container.names.iter().flatten();
     names.any(|name| name.trim_start_matches('/').starts_with(WAITING))
+}
+
+/// Whether the container is called as we call the instance of its label.
+pub(super) fn has_its_name(container: &ContainerSummary) -> bool {
+    let id = container.labels.as_ref().and_then(id);
+    id.is_some_and(|id| {
+        let mut names = container.names.iter().flatten();
+        names.any(|known| known.trim_start_matches('/') == name(id))
+    })
 }
 
 /// Whose a container is, and what it is when it is made.
@@ -341,7 +351,7 @@ pub(super) fn instance(
         container_id: container_id.to_owned(),
         host: host.to_owned(),
         port: text(label::PORT)?.parse().map_err(|error| wrong(label::PORT, &error))?,
-        version: text(label::VERSION)?.clone(),
+        version: version(labels)?,
         database,
         username,
         status,
@@ -349,6 +359,55 @@ pub(super) fn instance(
         owner: owner(labels, record),
         lifetime,
     })
+}
+
+/// The id that a container's label gives it; `None` for what is no id, or written otherwise than we write it: no look-up
+/// by id would find that.
+pub(super) fn id(labels: &HashMap<String, String>) -> Option<InstanceId> {
+    let text = labels.get(label::ID)?;
+    let id: InstanceId = text.parse().ok()?;
+    (id.to_string() == *text).then_some(id)
+}
+
+/// What can still be read of a container that makes no sense as an instance.
+pub(super) fn legible(
+    id: InstanceId,
+    container_id: &str,
+    labels: &HashMap<String, String>,
+    status: Status,
+    lifetime: Lifetime,
+    host: &str,
+) -> Instance {
+    fn read<T: FromStr>(labels: &HashMap<String, String>, key: &str) -> Option<T> {
+        labels.get(key)?.parse().ok()
+    }
+    let unknown = Instance::unknown(id, EngineKind::Docker);
+    let created_at = labels.get(label::CREATED_AT);
+    Instance {
+        container_id: container_id.to_owned(),
+        host: host.to_owned(),
+        port: read(labels, label::PORT).unwrap_or(unknown.port),
+        version: version(labels).unwrap_or(unknown.version),
+        database: read(labels, label::DATABASE).unwrap_or(unknown.database),
+        username: read(labels, label::USERNAME).unwrap_or(unknown.username),
+        status,
+        created_at: created_at
+            .and_then(|text| humantime::parse_rfc3339(text).ok())
+            .unwrap_or(unknown.created_at),
+        owner: owner(labels, None),
+        lifetime,
+        ..unknown
+    }
+}
+
+fn version(labels: &HashMap<String, String>) -> Result<String, String> {
+    let tag = labels
+        .get(label::VERSION)
+        .ok_or_else(|| format!("it has no label {}", label::VERSION))?;
+    // The repository is of no matter here.
+    Image::new("postgres", tag)
+        .map(|image| image.version().to_owned())
+        .map_err(|error| format!("its label {} {error}", label::VERSION))
 }
 
 /// Who made it; `None` where the labels don't say.
@@ -571,6 +630,7 @@ mod tests {
         for (key, value) in [
             (label::ID, "x"),
             (label::PORT, "0"),
+            (label::VERSION, "17\u{1b}[2J"),
             (label::DATABASE, ""),
             (label::USERNAME, "pg_x"),
             (label::CREATED_AT, "yesterday"),
@@ -583,6 +643,53 @@ mod tests {
             let missing = instance("c", &labels, None, Status::Running, Lifetime::Session, "h").expect_err(key);
             assert_eq!(missing, format!("it has no label {key}"));
         }
+    }
+
+    #[test]
+    fn of_a_damaged_instance_all_is_told_that_makes_sense() {
+        let sound = described("17", &facts(&[], &[])).labels.expect("labels");
+        let id = id(&sound).expect("an id");
+        let of =
+            |labels: &HashMap<String, String>| legible(id, "c", labels, Status::Paused, Lifetime::Session, "127.0.0.1");
+        let whole = instance("c", &sound, None, Status::Paused, Lifetime::Session, "127.0.0.1").expect("an instance");
+        assert_eq!(of(&sound), whole);
+        for key in [
+            label::PORT,
+            label::VERSION,
+            label::DATABASE,
+            label::USERNAME,
+            label::CREATED_AT,
+        ] {
+            let mut labels = sound.clone();
+            labels.insert(key.into(), String::new());
+            let told = of(&labels);
+            assert_eq!(
+                (told.id, told.owner, told.lifetime),
+                (id, Some(owner()), Lifetime::Session),
+                "{key}"
+            );
+        }
+        let bare = of(&HashMap::from([(label::ID.to_owned(), id.to_string())]));
+        let unknown = Instance::unknown(id, EngineKind::Docker);
+        assert_eq!(
+            (bare.port, bare.version, bare.owner),
+            (unknown.port, unknown.version, None)
+        );
+    }
+
+    #[test]
+    fn an_id_is_taken_only_as_we_write_it() {
+        for (text, is_one) in [
+            ("2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21", true),
+            ("2F1C6F0E-6F0A-4D0B-9A55-0D1C7A3B9E21", false),
+            ("2f1c6f0e6f0a4d0b9a550d1c7a3b9e21", false),
+            ("2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21 ", false),
+            ("", false),
+        ] {
+            let labels = HashMap::from([(label::ID.to_owned(), text.to_owned())]);
+            assert_eq!(id(&labels).is_some(), is_one, "{text:?}");
+        }
+        assert_eq!(id(&HashMap::new()), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::client::Client;
+use super::client::{CallError, Client};
 use super::container;
 use crate::engine::EngineError;
 use crate::instance::{DatabaseName, Found, Password, RoleName};
@@ -56,7 +56,10 @@ impl Record {
             created_at: humantime::format_rfc3339_seconds(self.created_at).to_string(),
             client: self.client.clone(),
         })
-        .map_err(|error| unreadable(&error.to_string()))
+        .map_err(|error| EngineError::Request {
+            verb: "writing down the instance",
+            reason: error.to_string(),
+        })
     }
 
     /// Whoever may run SQL there as a superuser may have written it: whatever doesn't fit is an error.
@@ -77,12 +80,21 @@ impl Record {
     }
 }
 
-/// Reads a container's, running or not.
-pub(super) async fn read(client: &Client, container_id: &str) -> Result<Record, EngineError> {
+/// Reads a container's, running or not; the inner error if what is there makes no sense.
+pub(super) async fn read(client: &Client, container_id: &str) -> Result<Result<Record, String>, CallError> {
     let verb = "reading the instance back";
-    let archive = container::download(client, verb, container_id, PATH, ARCHIVE_BYTES_MAX).await?;
-    let text = only_file(&archive).ok_or_else(|| unreadable("it is no plain file"))?;
-    Record::parse(&text).map_err(|reason| unreadable(&reason))
+    let unfit = |reason: &str| Ok(Err(format!("{PATH}: {reason}")));
+    let archive = match container::download(client, verb, container_id, PATH, ARCHIVE_BYTES_MAX).await {
+        Ok(archive) => archive,
+        Err(CallError::Refused {
+            status: 404, message, ..
+        }) if !message.to_lowercase().contains("no such container") => return unfit("it is not there"),
+        Err(error) => return Err(error),
+    };
+    match only_file(&archive) {
+        Some(text) => Ok(Record::parse(&text).map_err(|reason| format!("{PATH}: {reason}"))),
+        None => unfit("it is no plain file"),
+    }
 }
 
 fn only_file(archive: &[u8]) -> Option<Vec<u8>> {
@@ -94,13 +106,6 @@ fn only_file(archive: &[u8]) -> Option<Vec<u8>> {
     let mut text = Vec::new();
     entry.read_to_end(&mut text).ok()?;
     Some(text)
-}
-
-fn unreadable(reason: &str) -> EngineError {
-    EngineError::Request {
-        verb: "reading the instance back",
-        reason: format!("somebody changed {PATH} in its container: {reason}"),
-    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,8 @@ use crate::instance::{EngineKind, Found, Instance, InstanceId, Lifetime, Owner, 
 
 /// The longest `instance.json` that is read, in bytes: ours have 2,000 at most.
 const STATE_BYTES_MAX: u64 = 64 << 10;
+/// And the longest `kept`: ours have 20.
+const KEPT_BYTES_MAX: u64 = 64;
 /// Where servers of this engine listen.
 pub(super) const HOST: &str = "127.0.0.1";
 
@@ -37,6 +39,12 @@ struct State {
     created_at: String,
     /// Older versions have written none.
     owner: Option<Owner>,
+}
+
+/// Who made an instance, as far as a damaged `instance.json` tells.
+fn owner(text: &[u8]) -> Option<Owner> {
+    let mut state: serde_json::Value = serde_json::from_slice(text).ok()?;
+    serde_json::from_value(state.get_mut("owner")?.take()).ok()
 }
 
 /// What `kept` says of an instance that goes with its maker's process, and of one that stays until it is dropped; older
@@ -192,50 +200,58 @@ impl InstanceDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed("reading the instance back", &path)(error)),
         };
-        let lifetime = self.lifetime()?;
-        let mut text = String::new();
+        let mut text = Vec::new();
         file.take(STATE_BYTES_MAX)
-            .read_to_string(&mut text)
+            .read_to_end(&mut text)
             .map_err(failed("reading the instance back", &path))?;
+        let lifetime = self.lifetime()?;
         let status = if server::runs(self)? {
             Status::Running
         } else {
             Status::Stopped
         };
+        let damaged = |path: &Path, reason: &str, lifetime| EngineError::Damaged {
+            what: format!("{}: {reason}", path.display()),
+            legible: Box::new(Instance {
+                host: HOST.into(),
+                status,
+                owner: owner(&text),
+                lifetime,
+                ..Instance::unknown(self.id, EngineKind::Local)
+            }),
+        };
+        let lifetime = lifetime.map_err(|reason| damaged(&self.kept(), &reason, Lifetime::Unlimited))?;
         self.parse(&text, status, lifetime)
             .map(Some)
-            .map_err(|reason| EngineError::Request {
-                verb: "reading the instance back",
-                reason: format!("somebody changed {}: {reason}", path.display()),
-            })
+            .map_err(|reason| damaged(&path, &reason, lifetime))
     }
 
-    /// How long it stays; one that nobody has been told of yet goes with its maker.
-    fn lifetime(&self) -> Result<Lifetime, EngineError> {
+    /// How long it stays; one that nobody has been told of yet goes with its maker. The inner error if that makes no sense.
+    fn lifetime(&self) -> Result<Result<Lifetime, String>, EngineError> {
         let path = self.kept();
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Lifetime::Session),
+        let mut text = String::new();
+        let read = File::open(&path).and_then(|file| file.take(KEPT_BYTES_MAX).read_to_string(&mut text));
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ok(Lifetime::Session)),
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Err("it is no text".into())),
             Err(error) => return Err(failed("reading the instance back", &path)(error)),
-        };
-        match text.trim() {
+        }
+        Ok(match text.trim() {
             SESSION => Ok(Lifetime::Session),
             UNLIMITED => Ok(Lifetime::Unlimited),
             end => humantime::parse_rfc3339(end)
                 .map(Lifetime::Until)
-                .map_err(|error| EngineError::Request {
-                    verb: "reading the instance back",
-                    reason: format!("somebody changed {}: {error}", path.display()),
-                }),
-        }
+                .map_err(|error| error.to_string()),
+        })
     }
 
-    fn parse(&self, text: &str, status: Status, lifetime: Lifetime) -> Result<Found, String> {
+    fn parse(&self, text: &[u8], status: Status, lifetime: Lifetime) -> Result<Found, String> {
         fn wrong(field: &str) -> impl FnOnce(&dyn std::fmt::Display) -> String + '_ {
             move |error| format!("its {field} {error}")
         }
         // Not the parser's own words: they may quote the password.
-        let state: State = serde_json::from_str(text)
+        let state: State = serde_json::from_slice(text)
             .map_err(|error| format!("it makes no sense at line {} column {}", error.line(), error.column()))?;
         let created_at: SystemTime =
             humantime::parse_rfc3339(&state.created_at).map_err(|error| wrong("created_at")(&error))?;
