@@ -18,6 +18,7 @@ fn main() {
     for input in [
         "Cargo.toml",
         "Cargo.lock",
+        "plugins/policy-base",
         "plugins/policy-default",
         "plugins/postgres-tools",
         "wit",

@@ -32,6 +32,7 @@ mod memory_limits;
 mod metrics;
 mod plugin_kit;
 mod plugin_reload;
+mod policy_examples;
 #[cfg(unix)]
 mod pool;
 mod readme;

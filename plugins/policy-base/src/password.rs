@@ -1,13 +1,21 @@
 //! The password of an instance whose caller names none.
 
+use crate::bindings::dev_postgres::plugin::random;
+
 /// 160 bits: out of reach of guessing, and 32 characters without padding.
-pub(crate) const RANDOM_BYTES: u32 = 20;
+const RANDOM_BYTES: u32 = 20;
 
 /// RFC 4648 base32 in lower case: nothing that a URI, a shell or a configuration file would have to quote.
 const DIGITS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
+/// A password of the host's randomness.
+#[must_use]
+pub fn generate() -> String {
+    from_random(&random::bytes(RANDOM_BYTES))
+}
+
 /// Writes `random` down, five bits per character; what is left over of less than five bits is dropped.
-pub(crate) fn from_random(random: &[u8]) -> String {
+fn from_random(random: &[u8]) -> String {
     let mut text = String::new();
     let mut window = 0_u16;
     let mut unwritten_bits = 0;

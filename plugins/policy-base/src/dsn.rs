@@ -10,7 +10,8 @@ const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b
 const RESERVED_IN_HOST: &AsciiSet = &RESERVED.remove(b':');
 
 /// `postgresql://username:password@host:port/database`.
-pub(crate) fn format(endpoint: &Endpoint) -> String {
+#[must_use]
+pub fn format(endpoint: &Endpoint) -> String {
     let host = utf8_percent_encode(&endpoint.host, RESERVED_IN_HOST).to_string();
     let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
     format!(

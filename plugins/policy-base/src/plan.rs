@@ -2,14 +2,14 @@
 
 use crate::bindings::dev_postgres::plugin::types::{CreateRequest, FieldError, InstanceSpec};
 use crate::bindings::exports::dev_postgres::plugin::rules::Defaults;
-use crate::lifetime;
-use crate::settings::Settings;
+use crate::lifetime::{self, Lifetimes};
 
-const DEFAULT_DATABASE: &str = "postgres";
+/// The database of whoever names none.
+pub const DEFAULT_DATABASE: &str = "postgres";
 const DEFAULT_USERNAME: &str = "postgres";
 
 /// PostgreSQL's `NAMEDATALEN` less the closing NUL: it cuts longer names short without an error.
-const NAME_BYTES_MAX: usize = 63;
+pub const NAME_BYTES_MAX: usize = 63;
 /// Ample for any passphrase or token; PostgreSQL itself has no bound that a client would meet first.
 const PASSWORD_BYTES_MAX: usize = 1024;
 
@@ -19,14 +19,14 @@ const PASSWORD_BYTES_MAX: usize = 1024;
 ///
 /// # Errors
 /// Every problem of the request. No message repeats a value: one of them is a password.
-pub(crate) fn plan(
+pub fn plan(
     request: CreateRequest,
     defaults: Defaults,
-    settings: &Settings,
+    lifetimes: &Lifetimes,
     generate_password: impl FnOnce() -> String,
 ) -> Result<InstanceSpec, Vec<FieldError>> {
     let mut problems = problems(&request);
-    let ttl_seconds = lifetime::new(request.ttl_seconds, settings).unwrap_or_else(|problem| {
+    let ttl_seconds = lifetime::new(request.ttl_seconds, lifetimes).unwrap_or_else(|problem| {
         problems.push(problem);
         None
     });
@@ -157,7 +157,7 @@ mod tests {
     }
 
     fn plan_of(request: CreateRequest) -> Result<InstanceSpec, Vec<FieldError>> {
-        plan(request, defaults(), &Settings::default(), || "generated".into())
+        plan(request, defaults(), &Lifetimes::default(), || "generated".into())
     }
 
     /// A request with one field set.
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn no_password_is_generated_where_one_is_given() {
-        let spec = plan(with("password", "mine"), defaults(), &Settings::default(), || {
+        let spec = plan(with("password", "mine"), defaults(), &Lifetimes::default(), || {
             panic!("was asked for a password")
         });
         assert_eq!(spec.expect("it fits").password, "mine");
