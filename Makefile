@@ -7,6 +7,8 @@ SHELL := bash
 .PHONY: help setup demo test soak bench lint docs coverage build clean
 MAKEFLAGS += --no-print-directory
 
+# The least share of the lines of host and plugins that the tests are to reach, in percent.
+LINES_MIN := 90
 TOOLS := $(CURDIR)/target/setup/venv/bin
 SCRIPTS = $$(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
 
@@ -31,12 +33,20 @@ demo: ## Show the main job, step by step, on a real Docker Engine or else on thi
 	@cargo build --quiet --locked --workspace --bins
 	@target/debug/demo
 
-test: setup ## Run every test, real Docker included
+test: setup ## Run every test, real Docker included; COVERAGE=1 does what `make coverage` does
+ifdef COVERAGE
+	$(call setup,coverage)
+	@. target/setup/coverage.env && \
+	    export CARGO_TARGET_DIR=$(CURDIR)/target/coverage CARGO_LLVM_COV_TARGET_DIR=$(CURDIR)/target/coverage && \
+	    cargo llvm-cov --workspace --locked --no-fail-fast --no-report && \
+	    if cargo llvm-cov report --summary-only --ignore-filename-regex '(^|/)tests/' --failure-mode all \
+	        --fail-under-lines $(LINES_MIN) >target/coverage.txt; then status=0; else status=1; fi; \
+	    awk '$$1 == "TOTAL" { print "coverage:", $$10, "of the lines of host and plugins (target/coverage.txt has each file)" }' \
+	        target/coverage.txt; \
+	    if [ $$status != 0 ]; then echo 'coverage: that is less than $(LINES_MIN) %, or the tests failed' >&2; fi; exit $$status
+else
 	@cargo test --workspace --locked --no-fail-fast
-
-soak: setup ## Run the tests that have a larger size than CI has time for, one by one, at that size; it takes hours
-	@DEV_POSTGRES_MCP_TEST_SOAK=1 cargo test --workspace --locked --no-fail-fast --test suite -- --nocapture --test-threads=1 \
-	    $$(grep -l '^use dev_postgres_mcp_tests::soak;' tests/suite/*.rs | sed 's|.*/\(.*\)\.rs|\1::|') $(ARGS)
+endif
 
 bench: ## Measure how fast servers are there, ours and others', side by side: tests/bench/RESULTS.md
 	$(call setup,docker wasm images postgresql)
@@ -77,9 +87,8 @@ docs: ## Rewrite the generated parts of README.md and build the API documentatio
 	@target/debug/docs
 	@RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --locked
 
-coverage: setup ## Run every test and print which code they reach
-	$(call setup,coverage)
-	@. target/setup/coverage.env && cargo llvm-cov --workspace --locked
+coverage: ## Run every test and print how much of the code they reach; less than 90 % of the lines is an error
+	@$(MAKE) test COVERAGE=1
 
 build: ## Build the program, optimised: target/release/dev-postgres-mcp
 	$(call setup,wasm)

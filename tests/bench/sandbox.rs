@@ -3,7 +3,9 @@
 
 #![forbid(unsafe_code)]
 
+use std::hint::black_box;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -18,12 +20,18 @@ use dev_postgres_mcp::instance::{
 use dev_postgres_mcp::manager::{InstanceManager, Settings};
 use dev_postgres_mcp::mcp::Server;
 use dev_postgres_mcp::owner::Owners;
+use dev_postgres_mcp::plugins::bundle::{Bundle, Terms};
+use dev_postgres_mcp::plugins::cache::Cache;
+use dev_postgres_mcp::plugins::{Runtime, Source};
 use dev_postgres_mcp_tests::credentials::policy;
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile};
 use divan::Bencher;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
 use tokio_util::task::TaskTracker;
 
+/// How many hostile guests there are.
+const HOSTILE: usize = 10;
 /// More than any message here has, in bytes.
 const PIPE_BYTES: usize = 1 << 20;
 
@@ -44,12 +52,72 @@ fn list_one(bencher: Bencher<'_, '_>) {
     measure(bencher, "list_postgres_instances", |_| json!({}));
 }
 
+/// What [`list_one`] takes beside ten threads that compute without end: as much as sharing the cores explains.
+#[divan::bench(sample_count = 200, sample_size = 1)]
+fn list_beside_ten_threads(bencher: Bencher<'_, '_>) {
+    let ended = Arc::new(AtomicBool::new(false));
+    let threads: Vec<_> = (0..HOSTILE)
+        .map(|_| {
+            let ended = Arc::clone(&ended);
+            std::thread::spawn(move || while !black_box(&ended).load(Ordering::Relaxed) {})
+        })
+        .collect();
+    measure_on(several_threads(), bencher, "list_postgres_instances", |_| json!({}));
+    ended.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().expect("it ends");
+    }
+}
+
+/// What it takes beside ten hostile guests in the same process: each computes without end, is stopped at its budget, and is
+/// called again at once.
+#[divan::bench(sample_count = 200, sample_size = 1)]
+fn list_beside_ten_guests(bencher: Bencher<'_, '_>) {
+    let runtime = several_threads();
+    let sandboxes = Arc::new(Runtime::new(Cache::default()).expect("this machine runs WebAssembly"));
+    for _ in 0..HOSTILE {
+        let sandboxes = Arc::clone(&sandboxes);
+        let source = Source {
+            name: "villain".into(),
+            from: "a benchmark".into(),
+            bytes: hostile("tool-bundle", Misdeed::Spin).into(),
+            sha256: None,
+            settings: serde_json::Map::new(),
+        };
+        // It spins as soon as it is asked about its settings.
+        runtime.spawn(async move {
+            loop {
+                let loaded = Bundle::load(&sandboxes, &source, &Terms::default()).await;
+                assert!(loaded.is_err(), "it is stopped");
+            }
+        });
+    }
+    measure_on(runtime, bencher, "list_postgres_instances", |_| json!({}));
+}
+
+/// As `mcp serve` runs on: a thread for each core.
+fn several_threads() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+}
+
 fn measure(bencher: Bencher<'_, '_>, tool: &str, arguments: impl FnOnce(InstanceId) -> Value) {
     // One thread: how long it takes to wake another is the machine's affair.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
+    measure_on(runtime, bencher, tool, arguments);
+}
+
+fn measure_on(
+    runtime: tokio::runtime::Runtime,
+    bencher: Bencher<'_, '_>,
+    tool: &str,
+    arguments: impl FnOnce(InstanceId) -> Value,
+) {
     let found = found();
     let call = json!({ "name": tool, "arguments": arguments(found.instance.id) });
     let mut client = runtime.block_on(Client::of(OneInstance(found)));
@@ -57,6 +125,8 @@ fn measure(bencher: Bencher<'_, '_>, tool: &str, arguments: impl FnOnce(Instance
     assert!(answer["result"]["structuredContent"].is_object(), "{answer}");
     let line = message("tools/call", &call);
     bencher.bench_local(|| runtime.block_on(client.exchange(&line)));
+    // Guests that never end are in it.
+    runtime.shutdown_background();
 }
 
 /// A client of a server in this process.
