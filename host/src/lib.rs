@@ -63,6 +63,8 @@
 //! | `plugins/toolbox.rs` | which tool answers to which name, and which bundle is missing | Docker, MCP |
 //! | `plugins/budget.rs` | what a component may use in one call | Docker, MCP |
 //! | `plugins/grants.rs` | what a bundle may be granted | Docker, MCP |
+//! | `plugins/journal.rs` | what a component writes to the log | Docker, MCP |
+//! | `plugins/wasi.rs` | WASI for runtimes that want it, closed | Docker, MCP |
 //! | `plugins/credentials.rs` | what stands for a password with a bundle that may not see it | Docker, MCP |
 //! | `plugins/encode.rs` | from a core module to a component | Docker, MCP |
 //! | `plugins/cache.rs` | compiled components from one process to the next | Docker, MCP |

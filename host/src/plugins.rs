@@ -10,6 +10,7 @@ mod encode;
 pub mod grants;
 mod guest;
 pub mod inspect;
+mod journal;
 pub mod policy;
 pub mod provenance;
 pub mod scaffold;
@@ -19,6 +20,7 @@ pub mod transcript;
 mod v0_1;
 mod v0_2;
 pub mod versions;
+mod wasi;
 
 use std::fmt;
 use std::sync::Arc;
@@ -286,6 +288,7 @@ impl Loaded {
         let version = versions::version(&runtime.engine, &component, world).map_err(unfit)?;
         let mut linker = Linker::new(&runtime.engine);
         versions::link(&mut linker, world, version).map_err(failed)?;
+        wasi::link(&mut linker, &component).map_err(failed)?;
         Ok(Self {
             runtime: runtime.clone(),
             name: source.name.as_str().into(),

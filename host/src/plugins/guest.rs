@@ -13,7 +13,9 @@ use wasmtime::ResourceLimiter;
 use super::budget::{Budget, Overrun};
 use super::credentials::Placeholders;
 use super::grants::{Grant, Grants};
+use super::journal::Journal;
 use super::transcript::{Recorded, Transcript, sql_values};
+use super::wasi::Wasi;
 use super::{Loaded, TICK};
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{
@@ -26,8 +28,6 @@ use crate::sql;
 /// The most randomness that one call gives.
 const RANDOM_BYTES_MAX: u32 = 1024;
 
-/// What a line of log costs beyond its text: time, level, names. An empty one isn't free.
-const LOG_LINE_BYTES: usize = 128;
 /// What an instance or a report of one has in all, about.
 const INSTANCE_BYTES: usize = 512;
 /// How many core instances, and as many tables, one component may consist of; those of Rust have four, of Python forty.
@@ -50,8 +50,9 @@ pub(super) struct Guest {
     pub(super) ticks_left: u128,
     /// How long it has waited for the host, as far as that was taken for computing and is not made good yet.
     waited: Duration,
-    /// What the host has met in this call and must not reach the log; nothing twice.
-    secrets: Vec<SecretString>,
+    journal: Journal,
+    /// For a guest that imports WASI, once it uses any of it.
+    wasi: Option<Box<Wasi>>,
     placeholders: Placeholders,
     /// What stands for the password and the connection URI of each instance that it was told of.
     ///
@@ -68,6 +69,15 @@ pub(super) enum AskedBy {
     Manager(Arc<dyn Inventory>),
     /// An MCP client, for a tool's result.
     Client(Box<ToolCall>),
+}
+
+impl AskedBy {
+    fn transcript(&self) -> Option<Transcript> {
+        match self {
+            Self::Client(call) => call.transcript.clone(),
+            Self::Host | Self::Manager(_) => None,
+        }
+    }
 }
 
 /// An instance with what opens it, as a guest may see it.
@@ -109,8 +119,12 @@ impl ToolCall {
 
 impl Guest {
     pub(super) fn new(loaded: &Loaded, grants: Grants, asked_by: AskedBy) -> Self {
+        let (name, may_log) = (Arc::clone(&loaded.name), grants.has(Grant::Log));
+        let journal = Journal::new(name, may_log, loaded.budget.log_bytes, asked_by.transcript());
         Self {
             meter: Meter::new(loaded.budget),
+            journal,
+            wasi: None,
             name: Arc::clone(&loaded.name),
             settings: Arc::clone(&loaded.settings),
             grants,
@@ -118,7 +132,6 @@ impl Guest {
             left: loaded.budget,
             ticks_left: loaded.budget.cpu.as_millis() / TICK.as_millis(),
             waited: Duration::ZERO,
-            secrets: Vec::new(),
             placeholders: Placeholders::default(),
             stand_ins: HashMap::new(),
             asked_by,
@@ -126,16 +139,19 @@ impl Guest {
     }
 
     /// Keeps `secret` out of the log.
-    pub(super) fn hide(&mut self, secret: &str) {
-        let is_known = self.secrets.iter().any(|known| known.expose_secret() == secret);
-        if !secret.is_empty() && !is_known {
-            self.secrets.push(secret.into());
-        }
+    pub(super) fn hide(&self, secret: &str) {
+        self.journal.hide(secret);
+    }
+
+    /// What the guest has of WASI.
+    pub(super) fn wasi(&mut self) -> &mut Wasi {
+        self.wasi
+            .get_or_insert_with(|| Box::new(Wasi::new(&self.journal, self.grants.has(Grant::Clock))))
     }
 
     /// Gives back what waiting for the host costs of the time for computing: the clock of that goes on, and the guest is
     /// interrupted once, at its next step, if it has ticked meanwhile.
-    fn make_good(&mut self, waited: Duration) {
+    pub(super) fn make_good(&mut self, waited: Duration) {
         self.waited += waited.min(TICK);
         if let Some(rest) = self.waited.checked_sub(TICK) {
             self.waited = rest;
@@ -165,7 +181,7 @@ impl Guest {
         arguments: impl FnOnce() -> Value,
         run: impl AsyncFnOnce(&mut Self) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        let Some(transcript) = self.transcript() else {
+        let Some(transcript) = self.asked_by.transcript() else {
             return run(self).await;
         };
         let arguments = arguments();
@@ -192,16 +208,9 @@ impl Guest {
             function,
             &arguments,
             answer,
-            self.secrets.iter().cloned().chain(stand_ins),
+            self.journal.secrets().into_iter().chain(stand_ins),
         );
         outcome
-    }
-
-    fn transcript(&self) -> Option<Transcript> {
-        match &self.asked_by {
-            AskedBy::Client(call) => call.transcript.clone(),
-            AskedBy::Host | AskedBy::Manager(_) => None,
-        }
     }
 
     /// What a successful call has made, for the caller to keep, and what stands for credentials in its result.
@@ -304,28 +313,6 @@ impl From<Failure> for Refusal {
     }
 }
 
-/// `text` without `secrets`. They are looked for in the text as it was, each in time proportional to its length: what
-/// stands for one is never taken for another, so the outcome stays within a few times the text.
-fn redacted(text: &str, secrets: &[SecretString]) -> String {
-    let mut is_secret = vec![false; text.len()];
-    for secret in secrets {
-        for (at, found) in text.match_indices(secret.expose_secret()) {
-            is_secret[at..at + found.len()].fill(true);
-        }
-    }
-    let mut shown = String::new();
-    let mut was_secret = false;
-    for (at, character) in text.char_indices() {
-        match (is_secret[at], was_secret) {
-            (false, _) => shown.push(character),
-            (true, false) => shown.push_str("[redacted]"),
-            (true, true) => {}
-        }
-        was_secret = is_secret[at];
-    }
-    shown
-}
-
 /// Counts the memory that a guest holds, tables included.
 pub(super) struct Meter {
     bytes_left: usize,
@@ -389,25 +376,7 @@ impl Guest {
     /// Writes to the host's log.
     pub(super) fn write_log(&mut self, level: tracing::Level, message: &str) -> wasmtime::Result<()> {
         self.count(message.len())?;
-        if !self.grants.has(Grant::Log) {
-            tracing::trace!(component = %self.name, "logs without the grant \"log\": dropped");
-            return Ok(());
-        }
-        let left = self.left.log_bytes.checked_sub(message.len() + LOG_LINE_BYTES);
-        self.left.log_bytes = left.ok_or(Overrun::Log(self.budget.log_bytes))?;
-        let message = redacted(message, &self.secrets);
-        if let Some(transcript) = self.transcript() {
-            transcript.write_log(format!("{level} {message}"));
-        }
-        let component = &self.name;
-        // `Debug` keeps line breaks and control characters out of a line-based log.
-        match level {
-            tracing::Level::ERROR => tracing::error!(%component, ?message),
-            tracing::Level::WARN => tracing::warn!(%component, ?message),
-            tracing::Level::INFO => tracing::info!(%component, ?message),
-            _ => tracing::debug!(%component, ?message),
-        }
-        Ok(())
+        Ok(self.journal.write(level, message)?)
     }
 
     /// `len` random bytes.
@@ -627,16 +596,18 @@ mod tests {
 
     fn guest(grants: impl IntoIterator<Item = Grant>) -> Guest {
         let budget = Budget::BUNDLE;
+        let grants: Grants = grants.into_iter().collect();
         Guest {
             meter: Meter::new(budget),
+            journal: Journal::new("guest".into(), grants.has(Grant::Log), budget.log_bytes, None),
+            wasi: None,
             name: "guest".into(),
             settings: "{}".into(),
-            grants: grants.into_iter().collect(),
+            grants,
             budget,
             left: budget,
             ticks_left: 0,
             waited: Duration::ZERO,
-            secrets: Vec::new(),
             placeholders: Placeholders::default(),
             stand_ins: HashMap::new(),
             asked_by: AskedBy::Host,
@@ -653,28 +624,6 @@ mod tests {
         }
     }
 
-    #[test]
-    fn secrets_are_looked_for_in_the_text_as_it_was() {
-        let of = |text: &str, secrets: &[&str]| {
-            let secrets: Vec<SecretString> = secrets.iter().map(|&secret| secret.into()).collect();
-            redacted(text, &secrets)
-        };
-        assert_eq!(of("me", &["e"]), "m[redacted]");
-        assert_eq!(of("me", &["e", "d", "r", "redacted", "["]), "m[redacted]");
-        assert_eq!(of("é: s3cret, s3", &["s3", "s3cret"]), "é: [redacted], [redacted]");
-        assert_eq!(
-            of("uri://s3cret@é s3cret", &["s3cret", "uri://s3cret@é"]),
-            "[redacted] [redacted]"
-        );
-        assert_eq!(
-            of("abcd", &["abc", "bcd"]),
-            "[redacted]",
-            "where they overlap nothing stays"
-        );
-        assert_eq!(of("é", &["è"]), "é");
-        assert_eq!(of("nothing", &[]), "nothing");
-    }
-
     #[tokio::test]
     async fn a_password_that_a_guest_makes_up_is_a_secret_only_where_it_may_create() {
         let mut guest = guest([Grant::Read]);
@@ -683,7 +632,7 @@ mod tests {
             ..CreateRequest::default()
         };
         assert!(guest.create_instance(request).await.is_err());
-        assert!(guest.secrets.is_empty());
+        assert_eq!(guest.journal.secrets().len(), 0);
     }
 
     #[test]
@@ -700,7 +649,7 @@ mod tests {
             assert_eq!((&again.password, &again.dsn), (&told.password, &told.dsn));
         }
         assert_eq!(before - guest.left.host_bytes, 10 * each);
-        assert_eq!(guest.secrets.len(), 2);
+        assert_eq!(guest.journal.secrets().len(), 2);
         let other = guest.reveal(&other).expect("within the budget");
         assert_ne!(
             other.password, told.password,

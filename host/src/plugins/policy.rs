@@ -99,7 +99,7 @@ impl ComponentPolicy {
         secrets: &[&str],
         run: impl AsyncFnOnce(&Rules, &mut Store<Guest>) -> wasmtime::Result<R>,
     ) -> Result<R, PluginError> {
-        let mut guest = Guest::new(&self.loaded, GRANTS.into_iter().collect(), asked_by);
+        let guest = Guest::new(&self.loaded, GRANTS.into_iter().collect(), asked_by);
         for secret in secrets {
             guest.hide(secret);
         }
