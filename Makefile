@@ -18,8 +18,8 @@ setup = @for part in $(1); do bash tests/setup/$$part.sh || exit 1; done
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## Set up Docker, PostgreSQL images and programs, the WebAssembly target and test clients
-	$(call setup,docker wasm images clients postgresql)
+setup: ## Set up Docker, PostgreSQL images and programs, the WebAssembly target, test clients, componentize-py and -js
+	$(call setup,docker wasm images clients guests postgresql)
 
 demo: ## Show the main job, step by step, on a real Docker Engine or else on this machine's PostgreSQL
 	@if bash tests/setup/docker.sh; then \
