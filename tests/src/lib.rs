@@ -16,6 +16,7 @@ pub mod local_engine;
 #[cfg(unix)]
 pub mod processes;
 pub mod puppet;
+pub mod python_shell;
 pub mod readme;
 pub mod registry;
 #[cfg(unix)]

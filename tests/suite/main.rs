@@ -19,6 +19,8 @@ mod docker_templates;
 mod engine_choice;
 #[cfg(unix)]
 mod engines;
+mod guest_languages;
+mod guest_wasi;
 mod hostile_guests;
 mod json_rpc_fuzz;
 mod lifetimes;

@@ -6,9 +6,12 @@ use std::process::Output;
 
 use dev_postgres_mcp::digest::Digest;
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
-use dev_postgres_mcp_tests::guests::{Misdeed, hostile, hostile_of, module, puppet, test_and_build};
+use dev_postgres_mcp_tests::guests::{
+    Misdeed, hostile, hostile_of, module, of_scaffold, puppet, shared_cache, test_and_build,
+};
 use dev_postgres_mcp_tests::puppet::with_puppets;
 use dev_postgres_mcp_tests::session::Session;
+use rstest::rstest;
 use serde_json::{Value, json};
 
 const PLUGINS: &str = "dev-postgres-mcp://plugins";
@@ -255,6 +258,86 @@ fn a_new_tool_bundle_in_rust_builds_passes_its_own_check_and_can_be_tried() {
 fn a_new_policy_in_rust_builds_passes_its_own_check_and_decides() {
     let environment = TestEnvironment::without_engine();
     let file = &built(&environment, "choose-versions", "policy");
+    let checked = json_of(
+        &environment,
+        0,
+        &["plugin", "check", file, "--settings", r#"{"versions": ["17"]}"#],
+    );
+    assert_eq!(
+        (&checked["world"], &checked["version"]),
+        (&json!("policy"), &json!("0.2.0"))
+    );
+    let environment = environment
+        .with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file)
+        .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", r#"{"versions": ["16"]}"#);
+    let denied = run(&environment, &["postgres", "create", "--version", "17"]);
+    assert_eq!(denied.status.code(), Some(5));
+    assert!(
+        text(&denied.stderr).contains("not among the team's versions: 16"),
+        "{}",
+        text(&denied.stderr)
+    );
+}
+
+/// A scaffold in Python or JavaScript, built as its README.md has it; the file that comes of it.
+fn componentized(environment: &TestEnvironment, name: &str, world: &str, language: &str) -> String {
+    let folder = scaffold(environment, name, world, language);
+    let (written_in, command) = match language {
+        "python" => (
+            "README.md",
+            format!("componentize-py --wit-path wit --world {world} componentize plugin --output "),
+        ),
+        _ => (
+            "package.json",
+            format!("componentize-js plugin.js --wit wit --world-name {world} --disable http fetch-event --out "),
+        ),
+    };
+    let told = fs::read_to_string(folder.join(written_in)).expect("a file");
+    assert!(told.contains(&command), "{told}");
+    let component = of_scaffold(&folder, language, world);
+    component.to_str().expect("UTF-8").to_owned()
+}
+
+#[rstest]
+#[case::python("python")]
+#[case::javascript("javascript")]
+#[test]
+fn a_new_tool_bundle_in_another_language_builds_passes_its_own_check_and_can_be_tried(#[case] language: &str) {
+    let environment = TestEnvironment::without_engine().with("XDG_CACHE_HOME", shared_cache());
+    let file = &componentized(&environment, "count-instances", "tool-bundle", language);
+
+    let checked = json_of(&environment, 0, &["plugin", "check", file]);
+    assert_eq!(
+        (&checked["version"], &checked["tools"]),
+        (&json!("0.2.0"), &json!(["count_instances"]))
+    );
+    let wrong = ["plugin", "check", file, "--settings", r#"{"many": 0, "few": 1}"#];
+    let problems = json_of(&environment, 8, &wrong);
+    assert_eq!(problems["problems"].as_array().map(Vec::len), Some(2), "{problems}");
+
+    let arguments = [
+        "plugin",
+        "run",
+        file,
+        "count_instances",
+        r#"{"version": "17"}"#,
+        "--settings",
+        r#"{"many": 1}"#,
+        "--grants",
+        "read",
+    ];
+    let ran = json_of(&environment, 0, &arguments);
+    assert_eq!(ran["result"], json!({ "count": 0, "many": false }));
+    assert_eq!(
+        ran["calls"],
+        json!([{ "function": "instances.list", "arguments": {}, "answer": [] }])
+    );
+}
+
+#[test]
+fn a_new_policy_in_python_builds_passes_its_own_check_and_decides() {
+    let environment = TestEnvironment::without_engine().with("XDG_CACHE_HOME", shared_cache());
+    let file = &componentized(&environment, "choose-versions", "policy", "python");
     let checked = json_of(
         &environment,
         0,
