@@ -9,11 +9,12 @@ use dev_postgres_mcp::environment::Environment;
 use dev_postgres_mcp_tests::readme::{repository, rewrite, sections};
 use serde_json::Value;
 
-const DOCUMENTS: [&str; 4] = [
+const DOCUMENTS: [&str; 5] = [
     "README.md",
     ".github/CHANGELOG.md",
     ".github/CONTRIBUTING.md",
     ".github/SECURITY.md",
+    "plugins/README.md",
 ];
 
 /// A fenced block: its language and its text.
