@@ -2,14 +2,19 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use uuid::Uuid;
 
+use crate::failpoint;
+
 /// How old a file in a cache may grow. Those of other versions of this program, or of what was configured once, are
 /// asked for by nobody.
 const AGE_MAX: Duration = Duration::from_hours(30 * 24);
+
+/// What the names of files begin with that are being written.
+const UNFINISHED: &str = ".dev-postgres-mcp-new-";
 
 /// A file's bytes.
 ///
@@ -85,23 +90,58 @@ pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
-/// Writes a file by way of another one beside it: whoever reads it finds it as it was or as it will be.
+/// Writes a file by way of another one beside it: whoever reads it finds it as it was or as it will be. What killed
+/// processes were writing there is removed.
 ///
 /// # Errors
 /// If it can't be written; it is then as it was.
 pub(crate) fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
-    let unfinished = path.with_file_name(format!("{}.new", Uuid::new_v4()));
-    let written = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .open(&unfinished)
-        .and_then(|mut file| parts.iter().try_for_each(|part| file.write_all(part)))
+    remove_unfinished(path);
+    let (unfinished, mut file) = begin(path)?;
+    failpoint::pass("before writing a file");
+    let written = parts
+        .iter()
+        .try_for_each(|part| file.write_all(part))
+        .inspect(|()| failpoint::pass("after writing a file"))
         .and_then(|()| fs::rename(&unfinished, path));
     if written.is_err() {
         // It may not be there at all.
         let _ = fs::remove_file(&unfinished);
     }
     written
+}
+
+/// A new file beside `path`, locked for as long as it is open: so everybody sees whether it is still being written.
+fn begin(path: &Path) -> io::Result<(PathBuf, File)> {
+    loop {
+        let unfinished = path.with_file_name(format!("{UNFINISHED}{}", Uuid::new_v4()));
+        let file = OpenOptions::new().create_new(true).write(true).open(&unfinished)?;
+        file.lock()?;
+        // Whoever looked between these two lines has removed it.
+        if unfinished.exists() {
+            return Ok((unfinished, file));
+        }
+    }
+}
+
+/// Removes what nobody is writing any more beside `path`, as far as that can be told.
+fn remove_unfinished(path: &Path) {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    for entry in fs::read_dir(folder.unwrap_or(Path::new(".")))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let name = entry.file_name();
+        let is_ours = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(UNFINISHED))
+            .is_some_and(|id| id.parse::<Uuid>().is_ok());
+        if is_ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+            // Another process may have been faster.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 fn remove_old(folder: &Path) -> io::Result<()> {
@@ -132,6 +172,24 @@ mod tests {
         assert_eq!(error.to_string(), "it has 4 bytes, may have 3");
         assert!(read(home.path(), 100).is_err(), "a folder");
         assert!(read(&home.path().join("missing"), 100).is_err());
+    }
+
+    #[test]
+    fn what_a_killed_process_was_writing_goes_and_what_another_one_writes_stays() {
+        let home = tempfile::tempdir().expect("a folder");
+        let path = home.path().join("file");
+        let (abandoned, file) = begin(&path).expect("begun");
+        drop(file);
+        let (under_way, _file) = begin(&path).expect("begun");
+        let foreign = home.path().join(format!("{UNFINISHED}mine"));
+        fs::write(&foreign, "x").expect("written");
+        write_whole(&path, &[b"x"]).expect("written");
+        assert_eq!(
+            [abandoned, under_way, foreign, path].map(|path| path.exists()),
+            [false, true, true, true]
+        );
+        let left = fs::read_dir(home.path()).expect("a folder").count();
+        assert_eq!(left, 3);
     }
 
     #[test]

@@ -33,6 +33,7 @@
 //! | `config/problem.rs`, `config/shown.rs` | what can be wrong; each value with where it came from, for people | |
 //! | `environment.rs` | the environment variables, as a value | who uses it |
 //! | `instance.rs` | the domain's words: instance, id, specification, password, connection URI | I/O |
+//! | `failpoint.rs` | where a test has this process killed | what is done there |
 //! | `files.rs` | reading files within a bound, whoever put them there, and writing them whole | what is in them |
 //! | `digest.rs` | a SHA-256 digest, as people write it | who uses it |
 //! | `failure.rs` | what every caller is told of a failure: code, sentence, advice | MCP, the command line |
@@ -104,6 +105,7 @@ pub mod config;
 pub mod digest;
 pub mod engine;
 pub mod environment;
+mod failpoint;
 pub mod failure;
 mod files;
 pub mod instance;

@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use uuid::Uuid;
 
+use crate::failpoint;
 use crate::instance::{Caller, Owner};
 
 /// The folder's name in the state directory.
@@ -66,12 +67,16 @@ impl Owners {
         }
         make_private(folder)?;
         check(folder)?;
+        failpoint::pass("after making the owners' folder");
         let scope = scope(folder)?;
+        failpoint::pass("after naming the owners' folder");
         let new = loop {
             let process = Uuid::new_v4();
             let path = folder.join(process.to_string());
             let lock = private(OpenOptions::new().create_new(true).write(true)).open(&path)?;
+            failpoint::pass("before locking this owner's file");
             lock.lock()?;
+            failpoint::pass("after locking this owner's file");
             // Whoever looked between these two lines took it for a dead process's and has removed it.
             if path.exists() {
                 break Me {
@@ -174,6 +179,7 @@ fn scope(folder: &Path) -> io::Result<Uuid> {
     if let Some(scope) = read_scope(&lock)? {
         return Ok(scope);
     }
+    failpoint::pass("before naming the owners' folder");
     let scope = Uuid::new_v4();
     lock.set_len(0)?;
     lock.rewind()?;

@@ -8,8 +8,11 @@ pub mod clients;
 pub mod credentials;
 pub mod database;
 pub mod docker_cli;
+#[cfg(unix)]
+pub mod docker_daemon;
 pub mod guests;
 pub mod json_fuzz;
+pub mod kills;
 pub mod local;
 #[cfg(unix)]
 pub mod local_engine;

@@ -2,129 +2,17 @@
 //! nobody was told of.
 
 use std::collections::BTreeSet;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp::instance::InstanceId;
-use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::kills::{Killable, told_by_command_line, told_by_server};
 use dev_postgres_mcp_tests::local_engine::{LocalGround, control_groups};
 use dev_postgres_mcp_tests::processes;
+use dev_postgres_mcp_tests::seeded;
+use rand::RngExt;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use serde_json::{Value, json};
-
-/// The ids in what a program has written to its output, as far as it was read: a line that has no end tells nobody
-/// anything.
-fn ids_told<'a>(documents: impl Iterator<Item = &'a str>, id: impl Fn(&Value) -> Option<&str>) -> BTreeSet<InstanceId> {
-    documents
-        .filter_map(|text| serde_json::from_str::<Value>(text).ok())
-        .filter_map(|document| id(&document)?.parse().ok())
-        .collect()
-}
-
-/// A program whose output is read to its end, by whatever end it comes to.
-struct Killable {
-    process: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Killable {
-    fn start(mut command: Command) -> Self {
-        let mut process = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .expect("the program starts");
-        let output = BufReader::new(process.stdout.take().expect("piped"));
-        Self { process, output }
-    }
-
-    fn say(&mut self, messages: &[Value]) {
-        let input = self.process.stdin.as_mut().expect("piped");
-        for message in messages {
-            writeln!(input, "{message}").expect("the program reads");
-        }
-    }
-
-    /// Kills it after a while; returns the rest of what it had written.
-    fn kill_after(mut self, patience: Duration) -> String {
-        std::thread::sleep(patience);
-        self.process.kill().expect("it can be killed");
-        self.rest()
-    }
-
-    fn rest(&mut self) -> String {
-        let mut rest = Vec::new();
-        self.output.read_to_end(&mut rest).expect("its output can be read");
-        self.process.wait().expect("it ends");
-        String::from_utf8_lossy(&rest).into_owned()
-    }
-}
-
-impl Drop for Killable {
-    fn drop(&mut self) {
-        // It may have ended.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-/// A server that is creating so many instances.
-fn serve_and_create(environment: &TestEnvironment, creates: usize) -> Killable {
-    let mut serve = Killable::start(environment.command(["mcp", "serve"]));
-    serve.say(&[json!({
-        "jsonrpc": "2.0", "id": "initialize", "method": "initialize",
-        "params": {
-            "protocolVersion": "2025-11-25",
-            "capabilities": {},
-            "clientInfo": { "name": "about to be killed", "version": "1" },
-        },
-    })]);
-    serve.output.read_line(&mut String::new()).expect("it answers");
-    let mut calls = vec![json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })];
-    calls.extend((0..creates).map(|id| {
-        json!({
-            "jsonrpc": "2.0", "id": id, "method": "tools/call",
-            "params": { "name": "create_postgres_instance", "arguments": {} },
-        })
-    }));
-    serve.say(&calls);
-    serve
-}
-
-/// Lets a server answer so many calls, and end in peace. Returns how long the answers took, too.
-fn finish(mut serve: Killable, creates: usize) -> (String, Duration) {
-    let (begun, mut answers) = (Instant::now(), String::new());
-    for _ in 0..creates {
-        serve.output.read_line(&mut answers).expect("it answers");
-    }
-    let usual_time = begun.elapsed();
-    serve.process.stdin.take();
-    (answers + &serve.rest(), usual_time)
-}
-
-fn told_by_server(output: &str) -> BTreeSet<InstanceId> {
-    let whole_lines = output.rsplit_once('\n').map_or("", |(lines, _)| lines).lines();
-    ids_told(whole_lines, |answer| {
-        answer["result"]["structuredContent"]["id"].as_str()
-    })
-}
-
-fn create(environment: &TestEnvironment) -> Killable {
-    Killable::start(environment.command(["-o", "json", "postgres", "create"]))
-}
-
-fn told_by_command_line(output: &str) -> BTreeSet<InstanceId> {
-    ids_told(std::iter::once(output), |created| created["id"].as_str())
-}
-
-fn generator() -> StdRng {
-    let seed = rand::rng().random();
-    eprintln!("seed {seed}");
-    StdRng::seed_from_u64(seed)
-}
+use serde_json::Value;
 
 fn kill_at_some_moment(rng: &mut StdRng, usual_time: Duration) -> Duration {
     usual_time.mul_f64(rng.random_range(0.0..1.0))
@@ -221,23 +109,23 @@ fn a_server_killed_at_random_moments_in_a_hundred_creates_leaves_nothing_that_it
         .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error")
         // What was told of would go with the server otherwise.
         .with("DEV_POSTGRES_MCP_INSTANCE_ON_EXIT", "keep");
-    let mut rng = generator();
+    let mut rng = seeded::rng();
     let mut kills = Kills::default();
     // The first ones are at initdb's work, which takes longer than they live.
     for _ in 0..3 {
         let patience = Duration::from_millis(rng.random_range(50..900));
-        let told = told_by_server(&serve_and_create(&environment, 3).kill_after(patience));
+        let told = told_by_server(&Killable::serve_and_create(&environment, 3).kill_after(patience));
         kills.add(&ground, 3, told);
     }
-    let (first, _) = finish(serve_and_create(&environment, 1), 1);
+    let (first, _) = Killable::serve_and_create(&environment, 1).finish(1);
     kills.add(&ground, 0, told_by_server(&first));
-    let (unharmed, usual_time) = finish(serve_and_create(&environment, 4), 4);
+    let (unharmed, usual_time) = Killable::serve_and_create(&environment, 4).finish(4);
     kills.add(&ground, 0, told_by_server(&unharmed));
     assert!(kills.told.len() >= 5, "whoever isn't killed tells of what it creates");
     while kills.begun < CREATES {
         let creates = rng.random_range(1..=4).min(CREATES - kills.begun);
         let patience = kill_at_some_moment(&mut rng, usual_time);
-        let told = told_by_server(&serve_and_create(&environment, creates).kill_after(patience));
+        let told = told_by_server(&Killable::serve_and_create(&environment, creates).kill_after(patience));
         kills.add(&ground, creates, told);
     }
     check(&ground, &kills);
@@ -252,18 +140,18 @@ fn a_command_killed_at_random_moments_in_thirty_creates_leaves_nothing_that_it_d
         .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error")
         // What was told of would go with the server otherwise.
         .with("DEV_POSTGRES_MCP_INSTANCE_ON_EXIT", "keep");
-    let mut rng = generator();
+    let mut rng = seeded::rng();
     let mut kills = Kills::default();
-    kills.add(&ground, 0, told_by_command_line(&create(&environment).rest()));
+    kills.add(&ground, 0, told_by_command_line(&Killable::create(&environment).rest()));
     let start = Instant::now();
-    let unharmed = at_once(3, |_| told_by_command_line(&create(&environment).rest()));
+    let unharmed = at_once(3, |_| told_by_command_line(&Killable::create(&environment).rest()));
     let usual_time = start.elapsed();
     kills.add(&ground, 0, unharmed);
     assert_eq!(kills.told.len(), 4, "whoever isn't killed tells of what it creates");
     while kills.begun < CREATES {
         let patiences: Vec<Duration> = (0..3).map(|_| kill_at_some_moment(&mut rng, usual_time)).collect();
         let told = at_once(3, |index| {
-            told_by_command_line(&create(&environment).kill_after(patiences[index]))
+            told_by_command_line(&Killable::create(&environment).kill_after(patiences[index]))
         });
         kills.add(&ground, 3, told);
     }

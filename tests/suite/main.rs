@@ -13,6 +13,8 @@ mod cli_surface;
 mod docker_engine;
 mod docker_faults;
 #[cfg(unix)]
+mod docker_kills;
+#[cfg(unix)]
 mod docker_meddling;
 #[cfg(unix)]
 mod docker_templates;

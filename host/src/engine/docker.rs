@@ -297,7 +297,6 @@ impl DockerEngine {
             .collect();
         let owners = self.owners.clone();
         let judged = tokio::task::spawn_blocking(move || {
-            owners.tidy();
             let ended = owned.into_iter().filter(|(.., owner)| owners.has_ended(owner));
             ended.map(|(id, name, _)| (id, name)).collect()
         });
@@ -351,10 +350,11 @@ impl Engine for DockerEngine {
         if self.answers().await.is_err() {
             return Ok(());
         }
-        if !prune::orphans(self, false).await?.is_empty() {
-            network::tidy(self, Trace::Made).await;
-        }
-        template::remove_stale(self).await
+        prune::orphans(self, false).await?;
+        template::remove_stale(self).await?;
+        // Whoever was killed may have made it for a container that it didn't come to.
+        network::tidy(self, Trace::Made).await;
+        Ok(())
     }
 
     async fn default_image(&self, configured: &Image) -> Image {

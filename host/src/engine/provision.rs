@@ -14,6 +14,7 @@ use tokio_postgres::{Client, NoTls};
 use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
+use crate::failpoint;
 use crate::instance::{InstanceSpec, Password, Port};
 
 /// The superuser that a data directory to copy has.
@@ -47,10 +48,10 @@ pub(super) async fn provision(
 ) -> Result<Option<Session>, EngineError> {
     let mut session = Session::open(copied, deadline).await?;
     if !waits {
-        session.set_up(spec, deadline).await?;
+        failpoint::around("setting up the instance", session.set_up(spec, deadline)).await?;
         return Ok(None);
     }
-    session.set_up_ahead(spec, deadline).await?;
+    failpoint::around("setting up a server ahead", session.set_up_ahead(spec, deadline)).await?;
     Ok(Some(session))
 }
 
@@ -134,13 +135,13 @@ impl Session {
             let form = r"FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02', ENCODING 'UTF8'";
             work = format!("{work}; COPY (SELECT {text}) TO {path} ({form})");
         }
-        within(deadline, async {
+        let assigned = within(deadline, async {
             if needs_database(spec) && !self.has_spare {
                 self.create_database(spec.database.as_str()).await?;
             }
             self.run(&work).await
-        })
-        .await
+        });
+        failpoint::around("assigning a server", assigned).await
     }
 
     /// What makes a server that waits the one that `spec` describes, as far as one transaction can.

@@ -60,6 +60,11 @@ impl InstanceManager {
     /// # Errors
     /// If the engine can't tell. What can't be removed is logged, and stays for the next time.
     pub async fn sweep(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
+        if !dry_run {
+            // What other processes were called is of no use any more. It is no matter if that fails.
+            let owners = self.owners.clone();
+            let _ = tokio::task::spawn_blocking(move || owners.tidy()).await;
+        }
         let mut swept = Vec::new();
         for instance in self.engine.list_all().await? {
             let id = instance.id;

@@ -38,7 +38,7 @@ pub(super) async fn assign(
     let container_id = &found.instance.container_id;
     let options = RenameContainerOptionsBuilder::new().name(&container::name(id)).build();
     let named = async {
-        let renamed = engine.client.call("naming the container", |docker| async move {
+        let renamed = engine.client.change("naming the container", |docker| async move {
             docker.rename_container(container_id, options).await
         });
         Ok(renamed.await?)

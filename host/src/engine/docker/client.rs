@@ -12,6 +12,7 @@ use tracing::Instrument;
 
 use super::endpoint::{self, Address, Endpoint, Surroundings, authority};
 use crate::engine::EngineError;
+use crate::failpoint;
 
 /// bollard's own timeout in seconds, a day: long enough never to be met before the deadlines that are set here.
 const BOLLARD_TIMEOUT: u64 = 24 * 60 * 60;
@@ -153,6 +154,19 @@ impl Client {
                 after: self.0.deadline,
             })),
         }
+    }
+
+    /// As [`Client::call`], for a request that leaves something on the daemon.
+    pub(super) async fn change<T, Answer>(
+        &self,
+        verb: &'static str,
+        request: impl FnOnce(Docker) -> Answer,
+    ) -> Result<T, CallError>
+    where
+        Answer: Future<Output = Result<T, BollardError>>,
+    {
+        // In a box: it is as large as bollard makes it, and every create has several.
+        failpoint::around(verb, Box::pin(self.call(verb, request))).await
     }
 
     /// Tries until it succeeds, for three deadlines; `false` if it never did.

@@ -145,16 +145,25 @@ pub(super) fn variable<'a>(environment: Option<&'a [String]>, name: &str) -> Opt
         .find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='))
 }
 
-/// What a template is made in: the image's own way to an initialised data directory, where nobody can reach it.
-pub(super) fn template_body(image: &Image, facts: &ImageFacts, key: &str, password: &str) -> ContainerCreateBody {
+/// What a template is made in: the image's own way to an initialised data directory, where nobody can reach it. It goes
+/// with `maker`.
+pub(super) fn template_body(
+    image: &Image,
+    facts: &ImageFacts,
+    key: &str,
+    password: &str,
+    maker: Option<String>,
+) -> ContainerCreateBody {
+    let mut labels = HashMap::from([
+        (label::TEMPLATE.to_owned(), key.to_owned()),
+        (label::TEMPLATE_OF.to_owned(), image.to_string()),
+    ]);
+    labels.extend(maker.map(|maker| (label::OWNER.to_owned(), maker)));
     let initdb_arguments = facts.initdb_arguments.as_deref().unwrap_or_default();
     ContainerCreateBody {
         image: Some(image.to_string()),
         cmd: Some(facts.command.iter().cloned().chain(arguments(&NOT_DURABLE)).collect()),
-        labels: Some(HashMap::from([
-            (label::TEMPLATE.to_owned(), key.to_owned()),
-            (label::TEMPLATE_OF.to_owned(), image.to_string()),
-        ])),
+        labels: Some(labels),
         env: Some(vec![
             format!("POSTGRES_USER={SUPERUSER}"),
             format!("POSTGRES_PASSWORD={password}"),

@@ -308,7 +308,7 @@ impl Job {
         let created = self
             .engine
             .client
-            .call("creating the container", |docker| async move {
+            .change("creating the container", |docker| async move {
                 docker.create_container(Some(options), body).await
             })
             .await;
@@ -335,7 +335,7 @@ impl Job {
         let options = UploadToContainerOptionsBuilder::new().path("/").build();
         self.engine
             .client
-            .call("preparing the container", |docker| async move {
+            .change("preparing the container", |docker| async move {
                 docker
                     .upload_to_container(container_id, Some(options), bollard::body_full(archive))
                     .await
@@ -362,7 +362,7 @@ impl Job {
     async fn start_container(&self, container_id: &str) -> Result<(), CallError> {
         self.engine
             .client
-            .call("starting the container", |docker| async move {
+            .change("starting the container", |docker| async move {
                 docker
                     .start_container(container_id, None::<StartContainerOptions>)
                     .await

@@ -48,7 +48,7 @@ pub(super) async fn write(client: &Client, container_id: &str, lifetime: Lifetim
     })?;
     let options = UploadToContainerOptionsBuilder::new().path("/").build();
     client
-        .call("writing the instance's lease", |docker| async move {
+        .change("writing the instance's lease", |docker| async move {
             docker
                 .upload_to_container(container_id, Some(options), bollard::body_full(archive.into()))
                 .await

@@ -116,7 +116,7 @@ async fn create(client: &Client, name: &str) -> Result<(), CallError> {
         ..NetworkCreateRequest::default()
     };
     client
-        .call("creating the network", |docker| async move {
+        .change("creating the network", |docker| async move {
             docker.create_network(request).await
         })
         .await?;
@@ -185,7 +185,7 @@ fn is_on(container: &ContainerSummary, network: &Network) -> bool {
 /// `false` if it is still there.
 async fn remove(client: &Client, id: &str) -> bool {
     let removed = client
-        .call("removing the network", |docker| async move {
+        .change("removing the network", |docker| async move {
             docker.remove_network(id).await
         })
         .await;

@@ -109,7 +109,7 @@ async fn remove_image(engine: &DockerEngine, id: &str) -> Result<bool, CallError
     let options = RemoveImageOptionsBuilder::new().build();
     let removed = engine
         .client
-        .call("removing a template", |docker| async move {
+        .change("removing a template", |docker| async move {
             docker.remove_image(id, Some(options), None).await
         })
         .await;

@@ -45,7 +45,7 @@ async fn remove_all(engine: &DockerEngine, id: InstanceId) -> Result<bool, Engin
 pub(super) async fn remove_container(client: &Client, name: &str) -> Result<bool, CallError> {
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
     let removed = client
-        .call("removing the container", |docker| async move {
+        .change("removing the container", |docker| async move {
             docker.remove_container(name, Some(options)).await
         })
         .await;

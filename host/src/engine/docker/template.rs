@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
-use bollard::models::ContainerConfig;
+use bollard::models::{ContainerConfig, ContainerCreateBody};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
     StartContainerOptions, StopContainerOptions,
@@ -17,8 +17,8 @@ use super::client::CallError;
 use super::container::{self, ImageFacts};
 use super::remove::remove_container;
 use super::{DockerEngine, image, label, prune};
-use crate::engine::{EngineError, short_digest};
-use crate::instance::{Image, Password, Progress, ProgressSink};
+use crate::engine::{Engine as _, EngineError, short_digest};
+use crate::instance::{EngineKind, Image, Password, Progress, ProgressSink};
 use crate::metrics::METRICS;
 
 /// What is done here, by number: another recipe's templates are not used.
@@ -158,19 +158,19 @@ fn name(key: &str) -> String {
 async fn make(engine: &DockerEngine, image: &Image, facts: &ImageFacts, key: &str) -> Result<(), Setback> {
     let name = name(key);
     let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
-    let body = container::template_body(image, facts, key, &password);
-    let options = CreateContainerOptionsBuilder::new().name(&name).build();
-    let created = engine
-        .client
-        .call("creating a template", |docker| async move {
-            docker.create_container(Some(options), body).await
-        })
-        .await;
-    match created {
-        Ok(_) => {}
+    let owners = engine.owners.clone();
+    let maker = tokio::task::spawn_blocking(move || owners.me().ok()).await;
+    let body = container::template_body(image, facts, key, &password, maker.ok().flatten());
+    match create(engine, &name, body.clone()).await {
+        Ok(()) => {}
         Err(error) if error.status() == Some(409) => {
-            remove_stale(engine).await?;
-            return Err(Setback::Busy);
+            if !remove_stale(engine).await? {
+                return Err(Setback::Busy);
+            }
+            match create(engine, &name, body).await {
+                Err(error) if error.status() == Some(409) => return Err(Setback::Busy),
+                created => created?,
+            }
         }
         Err(error) => return Err(error.into()),
     }
@@ -179,20 +179,31 @@ async fn make(engine: &DockerEngine, image: &Image, facts: &ImageFacts, key: &st
     made
 }
 
+async fn create(engine: &DockerEngine, name: &str, body: ContainerCreateBody) -> Result<(), CallError> {
+    let options = CreateContainerOptionsBuilder::new().name(name).build();
+    engine
+        .client
+        .change("creating a template", |docker| async move {
+            docker.create_container(Some(options), body).await
+        })
+        .await
+        .map(drop)
+}
+
 async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), Setback> {
     if has_scripts(engine, name).await? {
         return Err(Setback::Failed(format!("it has scripts in {SCRIPTS}")));
     }
     engine
         .client
-        .call("starting a template", |docker| async move {
+        .change("starting a template", |docker| async move {
             docker.start_container(name, None::<StartContainerOptions>).await
         })
         .await?;
     until_complete(engine, name).await?;
     engine
         .client
-        .call("stopping a template", |docker| async move {
+        .change("stopping a template", |docker| async move {
             docker.stop_container(name, None::<StopContainerOptions>).await
         })
         .await?;
@@ -210,7 +221,7 @@ async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), 
         .build();
     engine
         .client
-        .call("keeping a template", |docker| async move {
+        .change("keeping a template", |docker| async move {
             docker.commit_container(options, ContainerConfig::default()).await
         })
         .await?;
@@ -262,11 +273,12 @@ async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback
     Err(Setback::Failed(format!("it ended; its log ends with:\n{last_lines}")))
 }
 
-/// Removes the containers of templates whose makers were killed: those that are older than making one may take.
+/// Removes the containers of templates whose makers have ended, or that are older than making one may take; whether there
+/// were any.
 ///
 /// # Errors
 /// If it can't be told which there are.
-pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<(), EngineError> {
+pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<bool, EngineError> {
     let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let containers = engine
@@ -275,10 +287,17 @@ pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<(), EngineErro
             docker.list_containers(Some(options)).await
         })
         .await?;
+    if containers.is_empty() {
+        return Ok(false);
+    }
+    // Docker's machine says when they were made.
+    let now = engine.now(EngineKind::Docker).await?;
+    let mut any = false;
     for container in containers {
-        let labels = container.labels.unwrap_or_default();
+        let mut labels = container.labels.unwrap_or_default();
         let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or_default();
-        let age = SystemTime::now().duration_since(UNIX_EPOCH + Duration::from_secs(created));
+        let age = now.duration_since(UNIX_EPOCH + Duration::from_secs(created));
+        let maker = labels.remove(label::OWNER);
         let mut names = container.names.iter().flatten();
         // An instance has inherited the label.
         let is_makers = !labels.contains_key(label::ID)
@@ -287,13 +306,21 @@ pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<(), EngineErro
                 .is_some_and(|key| names.any(|known| known.trim_start_matches('/') == name(key)));
         if let Some(id) = container.id
             && is_makers
-            && age.is_ok_and(|age| age > MAKING_TIMEOUT)
+            && (age.is_ok_and(|age| age > MAKING_TIMEOUT) || has_ended(engine, maker).await)
         {
             tracing::info!(id, "removing a half-made template");
             remove(engine, &id).await;
+            any = true;
         }
     }
-    Ok(())
+    Ok(any)
+}
+
+async fn has_ended(engine: &DockerEngine, maker: Option<String>) -> bool {
+    let owners = engine.owners.clone();
+    // One that can't be judged hasn't.
+    let judged = tokio::task::spawn_blocking(move || maker.is_some_and(|maker| owners.has_ended(&maker)));
+    judged.await.unwrap_or(false)
 }
 
 async fn remove(engine: &DockerEngine, name: &str) {

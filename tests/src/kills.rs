@@ -1,0 +1,185 @@
+//! The program killed in the middle of its work, and what it had told of by then.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use dev_postgres_mcp::instance::InstanceId;
+use serde_json::{Value, json};
+
+use crate::binary::TestEnvironment;
+
+/// The ids in what a program has written to its output, as far as it was read: a line that has no end tells nobody
+/// anything.
+fn ids_told<'a>(documents: impl Iterator<Item = &'a str>, id: impl Fn(&Value) -> Option<&str>) -> BTreeSet<InstanceId> {
+    documents
+        .filter_map(|text| serde_json::from_str::<Value>(text).ok())
+        .filter_map(|document| id(&document)?.parse().ok())
+        .collect()
+}
+
+/// The instances in what a server has answered.
+#[must_use]
+pub fn told_by_server(output: &str) -> BTreeSet<InstanceId> {
+    let whole_lines = output.rsplit_once('\n').map_or("", |(lines, _)| lines).lines();
+    ids_told(whole_lines, |answer| {
+        answer["result"]["structuredContent"]["id"].as_str()
+    })
+}
+
+/// The instance in what `postgres create` has written.
+#[must_use]
+pub fn told_by_command_line(output: &str) -> BTreeSet<InstanceId> {
+    ids_told(std::iter::once(output), |created| created["id"].as_str())
+}
+
+/// A program whose output is read to its end, by whatever end it comes to.
+#[derive(Debug)]
+pub struct Killable {
+    process: Child,
+    output: BufReader<ChildStdout>,
+    calls: usize,
+}
+
+impl Killable {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    #[must_use]
+    pub fn start(mut command: Command) -> Self {
+        let mut process = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the program starts");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        Self {
+            process,
+            output,
+            calls: 0,
+        }
+    }
+
+    /// `postgres create`.
+    #[must_use]
+    pub fn create(environment: &TestEnvironment) -> Self {
+        Self::start(environment.command(["-o", "json", "postgres", "create"]))
+    }
+
+    /// A server that has been greeted.
+    ///
+    /// # Panics
+    /// If it doesn't answer.
+    #[must_use]
+    pub fn serve(environment: &TestEnvironment) -> Self {
+        let mut serve = Self::start(environment.command(["mcp", "serve"]));
+        serve.say(&[json!({
+            "jsonrpc": "2.0", "id": "initialize", "method": "initialize",
+            "params": {
+                "protocolVersion": "2025-11-25",
+                "capabilities": {},
+                "clientInfo": { "name": "about to be killed", "version": "1" },
+            },
+        })]);
+        serve.hear();
+        serve.say(&[json!({ "jsonrpc": "2.0", "method": "notifications/initialized" })]);
+        serve
+    }
+
+    /// A server that is creating so many instances.
+    #[must_use]
+    pub fn serve_and_create(environment: &TestEnvironment, creates: usize) -> Self {
+        let mut serve = Self::serve(environment);
+        for _ in 0..creates {
+            serve.call("create_postgres_instance", &json!({}));
+        }
+        serve
+    }
+
+    /// Calls a tool, and waits for nothing. One that has been killed hears nothing.
+    pub fn call(&mut self, tool: &str, arguments: &Value) {
+        self.calls += 1;
+        self.say(&[json!({
+            "jsonrpc": "2.0", "id": self.calls, "method": "tools/call",
+            "params": { "name": tool, "arguments": arguments },
+        })]);
+    }
+
+    fn say(&mut self, messages: &[Value]) {
+        let input = self.process.stdin.as_mut().expect("piped");
+        for message in messages {
+            // It may have been killed.
+            let _ = writeln!(input, "{message}");
+        }
+    }
+
+    /// The next line; empty once it has ended.
+    ///
+    /// # Panics
+    /// If its output can't be read.
+    pub fn hear(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).expect("its output can be read");
+        line
+    }
+
+    /// Whether it has come to its end.
+    ///
+    /// # Panics
+    /// If that can't be told.
+    pub fn has_ended(&mut self) -> bool {
+        self.process.try_wait().expect("it can be looked at").is_some()
+    }
+
+    /// Lets a server answer so many calls, and end in peace. Returns how long the answers took, too.
+    #[must_use]
+    pub fn finish(mut self, calls: usize) -> (String, Duration) {
+        let begun = Instant::now();
+        let mut answers = String::new();
+        for _ in 0..calls {
+            answers.push_str(&self.hear());
+        }
+        let usual_time = begun.elapsed();
+        (answers + &self.rest(), usual_time)
+    }
+
+    /// Kills it after a while; returns the rest of what it had written.
+    ///
+    /// # Panics
+    /// If it can't be killed.
+    #[must_use]
+    pub fn kill_after(mut self, patience: Duration) -> String {
+        std::thread::sleep(patience);
+        self.process.kill().expect("it can be killed");
+        self.rest()
+    }
+
+    /// Closes its input and waits for its end; the rest of what it had written.
+    #[must_use]
+    pub fn rest(&mut self) -> String {
+        self.end().1
+    }
+
+    /// As [`Killable::rest`], with how it ended.
+    ///
+    /// # Panics
+    /// If its output can't be read.
+    pub fn end(&mut self) -> (ExitStatus, String) {
+        self.process.stdin.take();
+        let mut rest = Vec::new();
+        self.output.read_to_end(&mut rest).expect("its output can be read");
+        let status = self.process.wait().expect("it ends");
+        (status, String::from_utf8_lossy(&rest).into_owned())
+    }
+}
+
+impl Drop for Killable {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,465 @@
+//! The program killed on Docker, at every labelled failpoint and at random moments: the next command leaves nothing behind
+//! that nobody was told of, and nothing of a living server is touched.
+//!
+//! On a daemon of its own, so that all that is there can be counted.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use dev_postgres_mcp::instance::InstanceId;
+use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
+use dev_postgres_mcp_tests::docker_daemon::DockerDaemon;
+use dev_postgres_mcp_tests::kills::{Killable, told_by_command_line, told_by_server};
+use dev_postgres_mcp_tests::local_engine::names_in;
+use dev_postgres_mcp_tests::seeded;
+use dev_postgres_mcp_tests::soak;
+use rand::RngExt;
+use serde_json::{Value, json};
+
+/// How long anything here may take on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// How long Docker may take to finish what it was asked for by a process that has been killed since.
+const LATE: Duration = Duration::from_millis(500);
+/// Where templates are.
+const TEMPLATE: &str = "image dev-postgres-mcp-template:";
+/// An image that is only made here.
+const OWN: &str = "own-postgres";
+
+/// The steps that leave something outside of the process.
+const STEPS: [&str; 18] = [
+    "assigning a server",
+    "creating a template",
+    "creating the container",
+    "creating the network",
+    "keeping a template",
+    "locking this owner's file",
+    "naming the container",
+    "naming the owners' folder",
+    "removing a template",
+    "removing the container",
+    "removing the network",
+    "setting up a server ahead",
+    "setting up the instance",
+    "starting a template",
+    "starting the container",
+    "stopping a template",
+    "writing a file",
+    "writing the instance's lease",
+];
+
+/// A daemon and a home that nobody else has.
+struct Ground {
+    daemon: DockerDaemon,
+    environment: TestEnvironment,
+    /// What was on the daemon before anything was made.
+    base: BTreeSet<String>,
+}
+
+impl Ground {
+    fn new() -> Option<Self> {
+        let daemon = DockerDaemon::start()?;
+        let environment = TestEnvironment::on(TestEngine::Docker)
+            .with("DOCKER_HOST", daemon.host())
+            .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error");
+        Some(Self {
+            base: daemon.everything(),
+            daemon,
+            environment,
+        })
+    }
+
+    /// With servers that are started ahead.
+    fn with_pool(&self) -> TestEnvironment {
+        self.environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1")
+    }
+
+    fn try_run(&self, arguments: &[&str]) -> Result<Value, String> {
+        let arguments = [&["-o", "json"], arguments].concat();
+        let output = self.environment.command(arguments).stdin(Stdio::null()).output();
+        let output = output.expect("the program starts");
+        if output.status.success() {
+            Ok(serde_json::from_slice(&output.stdout).expect("JSON"))
+        } else {
+            Err(String::from_utf8_lossy(&output.stderr).into_owned())
+        }
+    }
+
+    fn run(&self, arguments: &[&str]) -> Value {
+        self.try_run(arguments)
+            .unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// All that is there beyond what was there before, whole templates and `spared` aside.
+    fn left(&self, spared: &BTreeSet<String>) -> BTreeSet<String> {
+        let mut left = self.daemon.everything();
+        left.extend(self.files());
+        left.retain(|item| !self.base.contains(item) && !spared.contains(item) && !item.starts_with(TEMPLATE));
+        left
+    }
+
+    /// What processes have named themselves, and what they were writing.
+    fn files(&self) -> BTreeSet<String> {
+        let owners = names_in(&self.environment.state_dir().join("owners"));
+        let owners = owners.into_iter().filter(|name| name != "scope");
+        let mut files: BTreeSet<String> = owners.map(|name| format!("owner {name}")).collect();
+        let mut folders = vec![self.environment.home().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    folders.push(path);
+                } else if entry.file_name().to_string_lossy().contains("new") {
+                    files.insert(format!("file {}", path.display()));
+                }
+            }
+        }
+        files
+    }
+
+    /// Runs the next command after a kill and looks at what is there; then drops what had been told of, and looks again.
+    fn check(&self, what: &str, told: &BTreeSet<InstanceId>, spared: &BTreeSet<String>) {
+        let before = self.left(spared);
+        self.run(&["postgres", "list"]);
+        let names: BTreeSet<String> = told.iter().map(|id| format!("container mcp-postgres-{id}")).collect();
+        let unwanted = || {
+            let mut left = self.left(spared);
+            if left.iter().any(|item| names.contains(item)) {
+                left.remove("network dev-postgres-mcp");
+            }
+            left.retain(|item| !names.contains(item));
+            left
+        };
+        let mut left = unwanted();
+        if !left.is_empty() && left.is_disjoint(&before) {
+            // Docker was still at what it had been asked for.
+            eprintln!("{what}: came late: {left:?}");
+            std::thread::sleep(LATE);
+            self.run(&["postgres", "list"]);
+            left = unwanted();
+        }
+        assert!(left.is_empty(), "{what}: nobody was told of {left:#?}");
+        for id in told {
+            if self.left(spared).contains(&format!("container mcp-postgres-{id}")) {
+                self.run(&["postgres", "drop", &id.to_string()]);
+            }
+        }
+        let left = self.left(spared);
+        assert!(left.is_empty(), "{what}: left after a drop: {left:#?}");
+        let everything = self.daemon.everything();
+        let missing: BTreeSet<&String> = spared
+            .iter()
+            .filter(|item| !item.starts_with("owner") && !everything.contains(*item))
+            .collect();
+        assert!(missing.is_empty(), "{what}: of the living, gone: {missing:#?}");
+    }
+
+    fn remove_templates(&self) {
+        for image in self.daemon.everything() {
+            if let Some(name) = image.strip_prefix("image ").filter(|_| image.starts_with(TEMPLATE)) {
+                // One that a living server runs on stays.
+                let _ = self.daemon.try_docker(&["rmi", name]);
+            }
+        }
+    }
+
+    /// An image that has a template of its own.
+    fn build_own(&self) {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("Dockerfile"), "FROM postgres:17\nLABEL own=1\n").expect("a file");
+        let build = std::process::Command::new("docker")
+            .args(["build", "--quiet", "--force-rm", "--tag", &format!("{OWN}:17")])
+            .arg(folder.path())
+            .env("DOCKER_HOST", self.daemon.host())
+            // The builder that every engine has by itself.
+            .env("DOCKER_BUILDKIT", "0")
+            .stdin(Stdio::null())
+            .output()
+            .expect("docker starts");
+        assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    }
+}
+
+/// A server that nobody kills, with an instance and one that waits.
+struct Living {
+    server: Killable,
+    id: String,
+    /// All that is its own.
+    belongings: BTreeSet<String>,
+}
+
+impl Living {
+    fn start(ground: &Ground) -> Self {
+        let trace = ground.environment.home().join("living");
+        let mut server = Killable::serve(&ground.with_pool().with("TRACE_FAILPOINTS", &trace));
+        until_passed(&trace, "after setting up a server ahead", &mut server);
+        server.call("create_postgres_instance", &json!({}));
+        let answer = server.hear();
+        let id = told_by_server(&answer)
+            .into_iter()
+            .next()
+            .expect("an instance")
+            .to_string();
+        until_passed(&trace, "after setting up a server ahead#1", &mut server);
+        let belongings = ground.left(&BTreeSet::new());
+        assert_eq!(
+            belongings.len(),
+            4,
+            "two containers, a network and an owner: {belongings:?}"
+        );
+        Self { server, id, belongings }
+    }
+
+    fn end(mut self, ground: &Ground) {
+        self.server.call("health_check_postgres", &json!({ "id": self.id }));
+        let health = self.server.hear();
+        assert!(health.contains("\"healthy\""), "{health}");
+        assert!(self.server.end().0.success());
+        let left = ground.left(&BTreeSet::new());
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+fn until_passed(trace: &Path, point: &str, process: &mut Killable) {
+    let begun = Instant::now();
+    while !process.has_ended() && !passed(trace).iter().any(|passed| passed == point) {
+        assert!(begun.elapsed() < PATIENCE, "{point} is passed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // It is noted a little before it can be taken.
+    std::thread::sleep(Duration::from_millis(100));
+}
+
+fn passed(trace: &Path) -> Vec<String> {
+    let text = fs::read_to_string(trace).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// What the program is at when it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Load,
+    Warm,
+    Create,
+    Extend,
+    Drop,
+    Sweep,
+    Prune,
+    Serve,
+}
+
+impl Work {
+    /// Does what has to be there before; the instance that it is about.
+    fn prepare(self, ground: &Ground) -> String {
+        let created = || {
+            let created = ground.run(&["postgres", "create"]);
+            created["id"].as_str().expect("an id").to_owned()
+        };
+        match self {
+            // Components are compiled anew then.
+            Self::Load => drop(fs::remove_dir_all(ground.environment.home().join(".cache"))),
+            Self::Warm | Self::Create => {
+                // Nothing is there whose owner would have to be judged.
+                let _ = fs::remove_dir_all(ground.environment.state_dir().join("owners"));
+                if self == Self::Warm {
+                    ground.remove_templates();
+                }
+            }
+            Self::Extend | Self::Drop => return created(),
+            Self::Sweep => {
+                let mut killed = Killable::serve_and_create(&ground.environment, 1);
+                let answer = killed.hear();
+                let _ = killed.kill_after(Duration::ZERO);
+                return told_by_server(&answer)
+                    .into_iter()
+                    .next()
+                    .expect("an instance")
+                    .to_string();
+            }
+            Self::Prune => {
+                let own = ground
+                    .environment
+                    .clone()
+                    .with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
+                ground.build_own();
+                let warmed = own.command(["postgres", "warm"]).stdin(Stdio::null()).output();
+                assert!(warmed.expect("it starts").status.success());
+                ground.daemon.docker(&["rmi", &format!("{OWN}:17")]);
+            }
+            Self::Serve => {}
+        }
+        String::new()
+    }
+
+    /// Does the work until it is done, or the process dies of it. The instances that were told of.
+    fn run(self, environment: &TestEnvironment, id: &str, trace: &Path) -> (Killed, BTreeSet<InstanceId>) {
+        let start = |arguments: &[&str]| Killable::start(environment.command([&["-o", "json"], arguments].concat()));
+        let mut process = match self {
+            Self::Warm => start(&["postgres", "warm"]),
+            Self::Create => start(&["postgres", "create"]),
+            Self::Extend => start(&["postgres", "extend", id, "--ttl", "1h"]),
+            Self::Drop => start(&["postgres", "drop", id]),
+            Self::Load | Self::Sweep => start(&["postgres", "list"]),
+            Self::Prune => start(&["postgres", "prune"]),
+            Self::Serve => {
+                let mut server = Killable::serve(&environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1"));
+                until_passed(trace, "after setting up a server ahead", &mut server);
+                server.call("create_postgres_instance", &json!({ "ttl_seconds": 3600 }));
+                let answer = server.hear();
+                if let Some(id) = told_by_server(&answer).first() {
+                    server.call("drop_postgres_instance", &json!({ "id": id.to_string() }));
+                    server.hear();
+                }
+                let killed = server.end().0.signal() == Some(9);
+                return (Killed(killed), told_by_server(&answer));
+            }
+        };
+        let (status, output) = process.end();
+        let killed = Killed(status.signal() == Some(9));
+        assert!(killed.0 || status.success(), "{self:?}: {status}");
+        match self {
+            Self::Create => (killed, told_by_command_line(&output)),
+            _ => (killed, id.parse().into_iter().collect()),
+        }
+    }
+}
+
+struct Killed(bool);
+
+/// Kills at each point that a work passes, at the steps' middles and repetitions only if it is to be `every_point`.
+fn kill_at_each_point(
+    ground: &Ground,
+    work: Work,
+    every_point: bool,
+    spared: &BTreeSet<String>,
+    died_at: &mut BTreeSet<String>,
+) {
+    let trace: PathBuf = ground.environment.home().join(format!("trace-{work:?}"));
+    let attempt = |kill_at: Option<&str>| {
+        let id = work.prepare(ground);
+        let _ = fs::remove_file(&trace);
+        let mut environment = ground.environment.clone().with("TRACE_FAILPOINTS", &trace);
+        if let Some(point) = kill_at {
+            environment = environment.with("KILL_AT_FAILPOINT", point);
+        }
+        let (killed, told) = work.run(&environment, &id, &trace);
+        ground.check(&format!("{work:?} {kill_at:?}"), &told, spared);
+        killed.0
+    };
+    attempt(None);
+    let mut points = passed(&trace);
+    points.dedup();
+    assert!(!points.is_empty(), "{work:?} passes points");
+    // What is repeated or in the middle of a step is for those who have the time, as is what every work begins with.
+    let is_in_ci = |point: &String| {
+        let is_first_here = work == Work::Create || !point.contains("owner");
+        is_first_here && !point.contains('#') && !point.starts_with("amid ")
+    };
+    points.retain(|point| every_point || is_in_ci(point));
+    for point in points {
+        eprintln!("{work:?}: {point}");
+        if attempt(Some(&point)) {
+            died_at.insert(format!("{work:?} {point}"));
+        } else {
+            // How often a step is repeated depends on what else is going on.
+            assert!(!is_in_ci(&point), "{work:?} was not killed {point}");
+        }
+        if work == Work::Prune {
+            ground.run(&["postgres", "prune"]);
+        }
+    }
+}
+
+#[test]
+fn killed_at_every_failpoint_it_leaves_nothing_that_nobody_was_told_of() {
+    let every_point = soak::size(false, true);
+    let Some(ground) = Ground::new() else { return };
+    let mut died_at = BTreeSet::new();
+    let nobody = BTreeSet::new();
+    for work in [
+        Work::Load,
+        Work::Warm,
+        Work::Create,
+        Work::Extend,
+        Work::Drop,
+        Work::Sweep,
+        Work::Prune,
+    ] {
+        kill_at_each_point(&ground, work, every_point, &nobody, &mut died_at);
+    }
+    let living = Living::start(&ground);
+    kill_at_each_point(&ground, Work::Serve, every_point, &living.belongings, &mut died_at);
+    living.end(&ground);
+    eprintln!("killed at {} points: {died_at:#?}", died_at.len());
+    for step in STEPS {
+        let of_step = died_at.iter().filter(|point| point.ends_with(step)).count();
+        assert!(of_step > 0, "{step} is passed nowhere any more");
+    }
+}
+
+#[test]
+fn servers_killed_at_random_moments_leave_nothing_and_touch_nothing_of_a_living_one() {
+    /// How many are killed at the same time.
+    const AT_ONCE: usize = 3;
+    let kills = soak::size(45, 300);
+    let Some(mut ground) = Ground::new() else { return };
+    ground.build_own();
+    ground.base = ground.daemon.everything();
+    let living = Living::start(&ground);
+    let environment = ground.with_pool().with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
+    let mut rng = seeded::rng();
+    // The first one makes the template.
+    let (answers, usual_time) = Killable::serve_and_create(&environment, 2).finish(2);
+    assert_eq!(
+        told_by_server(&answers).len(),
+        2,
+        "whoever isn't killed makes instances: {answers}"
+    );
+    let (mut killed, mut at_work, mut told) = (0, 0, 0);
+    while killed < kills {
+        if rng.random_ratio(1, 4) {
+            ground.remove_templates();
+        }
+        let plans: Vec<(usize, bool, Duration)> = (0..AT_ONCE)
+            .map(|_| {
+                let patience = usual_time.mul_f64(rng.random_range(0.0..1.0));
+                (rng.random_range(1..=2), rng.random_ratio(1, 3), patience)
+            })
+            .collect();
+        let outputs: Vec<String> = std::thread::scope(|scope| {
+            let environment = &environment;
+            let threads: Vec<_> = plans
+                .into_iter()
+                .map(|(creates, drops, patience)| {
+                    scope.spawn(move || {
+                        let mut server = Killable::serve_and_create(environment, creates);
+                        let mut heard = String::new();
+                        if drops {
+                            heard = server.hear();
+                            for id in told_by_server(&heard) {
+                                server.call("drop_postgres_instance", &json!({ "id": id.to_string() }));
+                            }
+                        }
+                        heard + &server.kill_after(patience)
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("no panic"))
+                .collect()
+        });
+        killed += AT_ONCE;
+        told += outputs.iter().map(|output| told_by_server(output).len()).sum::<usize>();
+        let left = ground.left(&living.belongings);
+        at_work += left.iter().filter(|item| item.starts_with("container")).count();
+        // Their sessions have ended: what was told of has ended with them.
+        ground.check(&format!("after {killed} kills"), &BTreeSet::new(), &living.belongings);
+    }
+    eprintln!("{killed} kills: {told} instances had been told of; {at_work} containers were left to the next command");
+    assert!(told > 0 && at_work > 0, "some of either");
+    living.end(&ground);
+}
