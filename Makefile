@@ -4,13 +4,17 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test soak bench lint docs coverage build clean
+.PHONY: help setup demo test soak fuzz bench lint docs coverage build clean
 MAKEFLAGS += --no-print-directory
 
 # The least share of the lines of host and plugins that the tests are to reach, in percent.
 LINES_MIN := 90
 TOOLS := $(CURDIR)/target/setup/venv/bin
 SCRIPTS = $$(git ls-files --cached --others --exclude-standard '*.sh' .ci/run)
+
+# For how long `make fuzz` runs each of its targets, in seconds.
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS := component schema bundle policy
 
 # $(call setup,PART...): the first that cannot be set up says why, and ends it.
 setup = @for part in $(1); do bash tests/setup/$$part.sh || exit 1; done
@@ -48,6 +52,17 @@ else
 	@cargo test --workspace --locked --no-fail-fast
 endif
 
+# What is compiled in is what is shipped: no sanitizer, which stable Rust hasn't, and no cfg(fuzzing).
+fuzz: ## Have libFuzzer try the plugin host, each target for FUZZ_SECONDS (60); inputs that fail are in tests/fuzz/artifacts
+	$(call setup,wasm fuzz)
+	@echo 'fuzz: building; the first time that takes many minutes'
+	@cd tests && for target in $(FUZZ_TARGETS); do \
+	    mkdir -p $(CURDIR)/target/fuzz/corpus/$$target && \
+	    cargo fuzz run --sanitizer none --no-cfg-fuzzing --target-dir $(CURDIR)/target/fuzz $$target \
+	        $(CURDIR)/target/fuzz/corpus/$$target $(CURDIR)/tests/fuzz/corpus/$$target -- \
+	        -max_total_time=$(FUZZ_SECONDS) -timeout=60 -rss_limit_mb=4096 -print_final_stats=1 || exit 1; \
+	done
+
 bench: ## Measure how fast servers are there, ours and others', side by side: tests/bench/RESULTS.md
 	$(call setup,docker wasm images postgresql)
 	@bash tests/setup/bench.sh || echo 'bench: going on without Testcontainers'
@@ -62,7 +77,7 @@ lint: ## Check format, lints, dependencies, scripts and workflows
 	$(call setup,wasm lint)
 	@echo 'lint: rustfmt'
 	@cargo fmt --all --check
-	@rustfmt --edition 2024 --check plugins/examples/*/src/lib.rs tests/guests/*/src/lib.rs
+	@rustfmt --edition 2024 --check plugins/examples/*/src/lib.rs tests/guests/*/src/lib.rs tests/fuzz/fuzz_targets/*.rs
 	@echo 'lint: clippy'
 	@cargo clippy --quiet --workspace --all-targets --locked -- -D warnings
 	@echo 'lint: cargo-deny'

@@ -10,6 +10,7 @@ pub mod database;
 pub mod docker_cli;
 #[cfg(unix)]
 pub mod docker_daemon;
+pub mod fuzzed;
 pub mod guests;
 pub mod json_fuzz;
 pub mod kills;

@@ -23,6 +23,7 @@ mod engine_choice;
 mod engines;
 mod guest_languages;
 mod guest_wasi;
+mod fuzz_corpus;
 mod hostile_guests;
 mod json_rpc_fuzz;
 mod lifetimes;

@@ -46,8 +46,8 @@ impl Given {
 
     /// Takes a whole number of at least `least` and at most `most`.
     pub fn take_number(&mut self, key: &'static str, least: u64, most: u64) -> Option<u64> {
-        let must = format!("must be a whole number from {least} to {most}");
-        self.take(key, &must, |value| {
+        let expected = format!("must be a whole number from {least} to {most}");
+        self.take(key, &expected, |value| {
             value.as_u64().filter(|number| (least..=most).contains(number))
         })
     }

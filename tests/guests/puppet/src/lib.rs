@@ -44,7 +44,11 @@ struct Settings {
 enum Deed {
     // What any bundle may want to do.
     Create {
+        version: Option<String>,
+        database: Option<String>,
+        username: Option<String>,
         password: Option<String>,
+        ttl_seconds: Option<u64>,
     },
     /// Creates an instance and drops it in the same call.
     CreateAndDrop,
@@ -57,6 +61,10 @@ enum Deed {
     },
     Health {
         id: String,
+    },
+    Extend {
+        id: String,
+        ttl_seconds: Option<u64>,
     },
     Now,
     Query {
@@ -110,6 +118,13 @@ enum Deed {
     /// Fails with a message of so many bytes.
     Fail {
         bytes: usize,
+    },
+    /// Fails with this.
+    FailAs {
+        code: u8,
+        message: String,
+        advice: String,
+        fields: Vec<(String, String)>,
     },
     /// Fails with so many fields.
     FailWithFields {
@@ -190,13 +205,19 @@ fn shown(value: &sql::Value) -> Value {
 /// Does one deed; its answer, or the end of the call.
 fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
     Ok(match deed {
-        Deed::Create { password } => {
+        Deed::Create {
+            version,
+            database,
+            username,
+            password,
+            ttl_seconds,
+        } => {
             let request = CreateRequest {
-                version: None,
-                database: None,
-                username: None,
+                version: version.clone(),
+                database: database.clone(),
+                username: username.clone(),
                 password: password.clone(),
-                ttl_seconds: None,
+                ttl_seconds: *ttl_seconds,
             };
             instances::create(&request).map(|created| connection(&created.connection))
         }
@@ -216,6 +237,7 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
         Deed::Get { id } => instances::get(id).map(|found| connection(&found)),
         Deed::Drop { id } => instances::drop(id).map(|()| json!("dropped")),
         Deed::Health { id } => instances::health(id).map(|report| json!(report.message)),
+        Deed::Extend { id, ttl_seconds } => instances::extend(id, *ttl_seconds).map(|extended| instance(&extended)),
         Deed::Now => clock::now().map(|now| json!(now)),
         Deed::Query {
             id,
@@ -295,6 +317,32 @@ fn act(deed: &Deed) -> Result<Result<Value, Failure>, End> {
             return Err(End::Result(text));
         }
         Deed::Fail { bytes } => return Err(End::Failure(failure("x".repeat(*bytes)))),
+        Deed::FailAs {
+            code,
+            message,
+            advice,
+            fields,
+        } => {
+            let fields = fields.iter().map(|(field, message)| FieldError {
+                field: field.clone(),
+                message: message.clone(),
+            });
+            return Err(End::Failure(Failure {
+                code: match code {
+                    0 => FailureCode::InvalidArguments,
+                    1 => FailureCode::Denied,
+                    2 => FailureCode::NotFound,
+                    3 => FailureCode::Exhausted,
+                    4 => FailureCode::Unavailable,
+                    5 => FailureCode::TimedOut,
+                    6 => FailureCode::Failed,
+                    _ => FailureCode::Internal,
+                },
+                message: message.clone(),
+                advice: advice.clone(),
+                fields: fields.collect(),
+            }));
+        }
         Deed::FailWithFields { fields } => {
             let field = || FieldError {
                 field: String::new(),
