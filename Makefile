@@ -52,6 +52,10 @@ else
 	@cargo test --workspace --locked --no-fail-fast
 endif
 
+soak: setup ## Run the tests that have a larger size than CI has time for, one by one, at that size; it takes hours
+	@DEV_POSTGRES_MCP_TEST_SOAK=1 cargo test --workspace --locked --no-fail-fast --test suite -- --nocapture --test-threads=1 \
+	    $$(grep -l '^use dev_postgres_mcp_tests::soak;' tests/suite/*.rs | sed 's|.*/\(.*\)\.rs|\1::|') $(ARGS)
+
 # What is compiled in is what is shipped: no sanitizer, which stable Rust hasn't, and no cfg(fuzzing).
 fuzz: ## Have libFuzzer try the plugin host, each target for FUZZ_SECONDS (60); inputs that fail are in tests/fuzz/artifacts
 	$(call setup,wasm fuzz)

@@ -235,7 +235,7 @@ impl Sources {
             match team.name.parse::<TeamName>() {
                 Ok(name) => teams.push((name, self.policy(path, &team.values))),
                 Err(InvalidValue(expected)) => {
-                    self.wrong(team.at, &path, format!("is named wrongly: a name {expected}"), None)
+                    self.wrong(team.at, &path, format!("is named wrongly: a name {expected}"), None);
                 }
             }
         }
