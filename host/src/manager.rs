@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
 use self::inventory::{Beginning, Beginnings};
@@ -35,10 +35,16 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const USAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many instances are asked at once for what they take.
 const STATS_AT_ONCE: usize = 8;
-/// How often the removal of an instance that nobody waits for is tried.
-const REMOVAL_ATTEMPTS: u32 = 7;
+/// How long the removal of an instance that nobody waits for is tried: Docker may be restarted, or updated.
+const REMOVAL_PATIENCE: Duration = Duration::from_hours(1);
 /// The pause before the second attempt; each further one is twice as long.
 const REMOVAL_PAUSE: Duration = Duration::from_millis(250);
+/// The longest of these pauses.
+const REMOVAL_PAUSE_MAX: Duration = Duration::from_secs(15);
+/// How long a call that failed waits for its instance's removal, which goes on in the background then.
+const REMOVAL_WAIT: Duration = Duration::from_secs(10);
+/// The pause before an instance's end is waited for again: Docker may have been restarted.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 const DIED_ADVICE: &str =
     "Read the log lines; if they name no cause, another version or more memory (instance.memory_mib) may do.";
@@ -823,12 +829,12 @@ impl InstanceManager {
 
     /// Waits for the end of an instance's server; for ever if it can't be watched, since the probe has a deadline.
     async fn ended(&self, id: InstanceId) -> Ended {
-        match self.engine.ended(id).await {
-            Ok(ended) => ended,
-            Err(error) => {
-                tracing::warn!(%id, error = ?error.to_string(), "can't be watched");
-                std::future::pending().await
+        loop {
+            match self.engine.ended(id).await {
+                Ok(ended) => return ended,
+                Err(error) => tracing::debug!(%id, error = ?error.to_string(), "can't be watched"),
             }
+            tokio::time::sleep(WATCH_PAUSE).await;
         }
     }
 
@@ -936,11 +942,11 @@ impl Unkept {
         }
     }
 
-    /// Removes it now. Dropped half-way, it goes on in the background.
+    /// Removes it now. Dropped half-way, or if it takes long, it goes on in the background.
     async fn remove(&mut self) {
         if let Some(removal) = self.removal() {
             // A removal that panicked has nothing to tell that the log doesn't have.
-            let _ = removal.await;
+            let _ = timeout(REMOVAL_WAIT, removal).await;
         }
     }
 
@@ -967,22 +973,23 @@ impl Drop for Unkept {
 }
 
 async fn remove_stubbornly(engine: Arc<dyn Engine>, id: InstanceId, why: &'static str) {
+    let begun = Instant::now();
     let mut pause = REMOVAL_PAUSE;
-    for attempt in 1..=REMOVAL_ATTEMPTS {
+    loop {
         match engine.remove(id).await {
             Ok(_) => {
                 tracing::info!(%id, "removed: {why}");
                 return;
             }
-            Err(error) if attempt == REMOVAL_ATTEMPTS => {
+            Err(error) if begun.elapsed() >= REMOVAL_PATIENCE => {
                 tracing::error!(%id, %error, "could not be removed: `dev-postgres-mcp postgres drop` or `postgres prune` does it later");
+                return;
             }
-            Err(error) => {
-                tracing::warn!(%id, %error, attempt, "could not be removed yet");
-                tokio::time::sleep(pause).await;
-                pause *= 2;
-            }
+            Err(error) if pause == REMOVAL_PAUSE => tracing::warn!(%id, %error, "could not be removed yet"),
+            Err(error) => tracing::debug!(%id, %error, "could not be removed yet"),
         }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(REMOVAL_PAUSE_MAX);
     }
 }
 
@@ -1173,6 +1180,43 @@ mod tests {
             "PostgreSQL ended before it answered: it exited with code 1; its log ends with:\n\
              FATAL: [redacted] is no setting"
         );
+        assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_engine_cannot_remove_goes_when_it_is_back_and_nobody_waits_for_that() {
+        let engine = FakeEngine {
+            server: Server::Dies(Ended {
+                how: "exited with code 1".into(),
+                last_lines: Vec::new(),
+            }),
+            failing_removals: 60.into(),
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "9-9");
+        let begun = Instant::now();
+        desk.create().await.expect_err("the server dies");
+        assert!(begun.elapsed() <= REMOVAL_WAIT, "{:?}", begun.elapsed());
+        assert!(!desk.engine.is_empty());
+        desk.tracker.close();
+        desk.tracker.wait().await;
+        assert!(desk.engine.is_empty());
+        assert!(begun.elapsed() > Duration::from_mins(10), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_died_in_an_outage_is_said_to_have_died_when_that_can_be_told() {
+        let engine = FakeEngine {
+            server: Server::Dies(Ended {
+                how: "exited with code 137".into(),
+                last_lines: Vec::new(),
+            }),
+            failing_watches: 5.into(),
+            ..FakeEngine::default()
+        };
+        let desk = desk(engine, Rules::default(), "9-9");
+        let error = desk.create().await.expect_err("the server dies");
+        assert!(matches!(error, InstanceError::Died(_)), "{error}");
         assert!(desk.engine.is_empty());
     }
 

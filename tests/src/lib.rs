@@ -18,6 +18,8 @@ pub mod local;
 #[cfg(unix)]
 pub mod local_engine;
 #[cfg(unix)]
+pub mod private_daemon;
+#[cfg(unix)]
 pub mod processes;
 pub mod puppet;
 pub mod python_shell;

@@ -111,3 +111,23 @@ pub fn kill(pid: u32) {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// Ends a process at once, and all that it has started and that is still its.
+pub fn end_tree(pid: u32) {
+    let system = look();
+    let mut tree = vec![Pid::from_u32(pid)];
+    let mut looked_at = 0;
+    while let Some(&parent) = tree.get(looked_at) {
+        let started = system.processes().values();
+        tree.extend(
+            started
+                .filter(|process| process.parent() == Some(parent))
+                .map(sysinfo::Process::pid),
+        );
+        looked_at += 1;
+    }
+    for pid in tree {
+        // It may have ended with another of them.
+        system.process(pid).map(sysinfo::Process::kill);
+    }
+}

@@ -12,6 +12,7 @@ use dev_postgres_mcp::instance::{Image, InstanceId, InstanceSpec, Port, Progress
 use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::scripted_daemon::{Fault, ScriptedDaemon};
 use dev_postgres_mcp_tests::specs::spec;
+use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
@@ -831,14 +832,19 @@ async fn docker_may_come_up_and_go_down_and_come_up_again() {
     }
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_daemon_that_goes_away_in_the_middle_of_a_create_loses_nothing_once_it_is_back() {
+async fn a_daemon_that_goes_away_in_the_middle_of_a_create_loses_nothing_once_it_is_back(
+    #[values(CREATE, START)] route: &str,
+    // The second is longer than it is waited for an answer that may yet come.
+    #[values(Duration::from_millis(100), REQUEST_TIMEOUT * 5)] outage: Duration,
+) {
     let mut scene = Scene::new().await;
-    scene.daemon.once(START, Fault::DoneThenHang);
+    scene.daemon.once(route, Fault::DoneThenHang);
     {
         let create = scene.create();
         let mut create = std::pin::pin!(create);
-        while scene.asked(START) == 0 {
+        while scene.asked(route) == 0 {
             assert!(
                 tokio::time::timeout(Duration::from_millis(1), &mut create)
                     .await
@@ -847,7 +853,7 @@ async fn a_daemon_that_goes_away_in_the_middle_of_a_create_loses_nothing_once_it
         }
     }
     scene.daemon.stop().await;
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    tokio::time::sleep(outage).await;
     scene.daemon.restart().await;
     scene.assert_nothing_left().await;
 }

@@ -8,8 +8,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
-use dev_postgres_mcp::engine::{Engine, Pruned};
+use dev_postgres_mcp::engine::{Engine, EngineError, Pruned};
 use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink};
+use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
 use dev_postgres_mcp_tests::database::connect_when_ready;
 use dev_postgres_mcp_tests::docker_cli::{docker, try_docker};
 use dev_postgres_mcp_tests::specs::spec;
@@ -75,6 +76,23 @@ impl OwnImage {
         Self {
             image: Image::new(&repository, "17").expect("an image"),
         }
+    }
+
+    /// The program on this image; `postgres create` fails there.
+    async fn create_fails(&self) -> String {
+        let environment = TestEnvironment::on(TestEngine::Docker)
+            .with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", self.image.repository());
+        let create = environment.command(["-o", "json", "postgres", "create"]);
+        let output = Command::from(create).output().await.expect("it runs");
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        self.assert_no_container().await;
+        told
+    }
+
+    async fn assert_no_container(&self) {
+        let label = format!("label=test={}", self.image.repository());
+        assert_eq!(docker(&["ps", "--all", "--quiet", "--filter", &label]).await, "");
     }
 
     fn spec(&self) -> InstanceSpec {
@@ -365,9 +383,47 @@ async fn an_image_whose_initialisation_fails_leaves_no_template_and_no_container
         .await
         .expect("its own way may still do");
     assert_eq!(own.templates().await, Vec::<String>::new());
-    let label = format!("label=test={}", own.image.repository());
-    assert_eq!(docker(&["ps", "--all", "--quiet", "--filter", &label]).await, "");
+    own.assert_no_container().await;
     own.remove().await;
+}
+
+#[tokio::test]
+async fn a_server_that_ends_while_it_starts_fails_the_create_with_its_last_words_and_leaves_nothing() {
+    let own = OwnImage::build("CMD [\"postgres\", \"-c\", \"no_such.setting=1\", \"-c\", \"no_such_setting=1\"]").await;
+    let told = own.create_fails().await;
+    assert!(
+        told.contains("PostgreSQL ended before it answered") && told.contains("unrecognized configuration parameter"),
+        "{told}"
+    );
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_for_want_of_memory_while_it_starts_fails_the_create_and_leaves_nothing() {
+    let own = OwnImage::build("ENTRYPOINT [\"tail\", \"/dev/zero\"]").await;
+    let told = own.create_fails().await;
+    assert!(told.contains("was killed for want of memory"), "{told}");
+    own.remove().await;
+}
+
+#[tokio::test]
+async fn an_image_that_is_removed_after_it_was_prepared_fails_the_create_and_leaves_nothing() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    let prepared = engine.prepare(&own.image, &ProgressSink::none()).await;
+    assert!(prepared.expect("it can be used"), "it has a template");
+    for image in own.templates().await.into_iter().chain([own.image.to_string()]) {
+        docker(&["rmi", "--force", &image]).await;
+    }
+    let id = InstanceId::random();
+    let created = engine
+        .create(id, &own.spec(), &owner(), any_port(), &ProgressSink::none())
+        .await;
+    let error = created.expect_err("there is no image any more");
+    assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
+    let name = format!("name=mcp-postgres-{id}");
+    assert_eq!(docker(&["ps", "--all", "--quiet", "--filter", &name]).await, "");
+    assert!(engine.get(id).await.expect("an answer").is_none());
 }
 
 #[tokio::test]

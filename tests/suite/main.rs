@@ -16,6 +16,8 @@ mod docker_faults;
 mod docker_kills;
 #[cfg(unix)]
 mod docker_meddling;
+#[cfg(target_os = "linux")]
+mod docker_outages;
 #[cfg(unix)]
 mod docker_templates;
 mod engine_choice;
@@ -24,6 +26,8 @@ mod engines;
 mod guest_languages;
 mod guest_wasi;
 mod fuzz_corpus;
+#[cfg(unix)]
+mod heavy_use;
 mod hostile_guests;
 mod json_rpc_fuzz;
 mod lifetimes;

@@ -42,7 +42,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use bollard::models::{ContainerInspectResponse, ContainerSummary};
@@ -129,8 +129,8 @@ pub struct DockerEngine {
     records: Arc<Mutex<HashMap<InstanceId, Record>>>,
     /// When the daemon was last asked for the time, by this machine's clock, and what it said.
     clock: Arc<Mutex<Option<(SystemTime, SystemTime)>>>,
-    /// Templates that could not be made: their images' own way is taken.
-    hopeless: Arc<Mutex<HashSet<String>>>,
+    /// Templates that could not be made, and when: their images' own way is taken for some time.
+    hopeless: Arc<Mutex<HashMap<String, Instant>>>,
 }
 
 impl fmt::Debug for DockerEngine {
@@ -193,6 +193,15 @@ impl DockerEngine {
 
     fn records(&self) -> MutexGuard<'_, HashMap<InstanceId, Record>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Forgets instances that are not among these containers: others remove them, too, and tell nobody.
+    fn forget_all_but(&self, containers: &[ContainerSummary]) {
+        let labels = containers.iter().filter_map(|container| container.labels.as_ref());
+        let there: HashSet<InstanceId> = labels
+            .filter_map(|labels| labels.get(label::ID)?.parse().ok())
+            .collect();
+        self.records().retain(|id, _| there.contains(id));
     }
 
     /// What stands in for a container's labels, if it was started ahead; the inner error if that makes no sense.
@@ -275,6 +284,7 @@ impl DockerEngine {
     async fn list_containers(&self, if_damaged: bool) -> Result<Vec<Instance>, EngineError> {
         let host = self.instance_host()?;
         let containers = container::list(&self.client, None).await?;
+        self.forget_all_but(&containers);
         let mut instances: Vec<Instance> = futures_util::stream::iter(instances(containers))
             .map(|(id, container)| self.listed(id, container, &host, if_damaged))
             .buffer_unordered(READS_AT_ONCE)
@@ -500,5 +510,34 @@ impl Engine for DockerEngine {
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {
         diagnose::diagnose(self, image).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::instance::Password;
+
+    #[test]
+    fn what_is_known_of_an_instance_is_forgotten_when_somebody_else_has_removed_it() {
+        let engine = DockerEngine::new(DockerSettings::default(), Owners::new(None), TaskTracker::new());
+        let record = Record {
+            database: "d".parse().expect("a database name"),
+            username: "u".parse().expect("a role name"),
+            password: Password::new("secret").expect("a password"),
+            created_at: SystemTime::UNIX_EPOCH,
+            client: None,
+        };
+        let (there, gone) = (InstanceId::random(), InstanceId::random());
+        for id in [there, gone] {
+            engine.records().insert(id, record.clone());
+        }
+        let labels = HashMap::from([(label::ID.to_owned(), there.to_string())]);
+        let container = ContainerSummary {
+            labels: Some(labels),
+            ..ContainerSummary::default()
+        };
+        engine.forget_all_but(&[container, ContainerSummary::default()]);
+        assert_eq!(engine.records().keys().collect::<Vec<_>>(), [&there]);
     }
 }

@@ -31,6 +31,10 @@ pub(crate) struct FakeEngine {
     pub(crate) server: Server,
     /// The only image that it has.
     pub(crate) default_image: Option<Image>,
+    /// How many more removals fail.
+    pub(crate) failing_removals: AtomicUsize,
+    /// How many more waits for an end fail.
+    pub(crate) failing_watches: AtomicUsize,
     /// What its clock shows; `None` for the machine's own.
     pub(crate) now: Option<SystemTime>,
     pub(crate) asked: Mutex<Vec<String>>,
@@ -65,6 +69,18 @@ fn instance(id: InstanceId, spec: &InstanceSpec, owner: &Owner, port: Port) -> I
         created_at: SystemTime::now(),
         owner: Some(owner.clone()),
         lifetime: Lifetime::Session,
+    }
+}
+
+/// Fails as often as that is to happen.
+fn outage(left: &AtomicUsize) -> Result<(), EngineError> {
+    let fails = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+    match fails {
+        Ok(_) => Err(EngineError::Request {
+            verb: "asking the engine",
+            reason: "it is away".into(),
+        }),
+        Err(_) => Ok(()),
     }
 }
 
@@ -247,6 +263,7 @@ impl Engine for FakeEngine {
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
         self.record("remove");
+        outage(&self.failing_removals)?;
         self.waiting.lock().expect("unpoisoned").remove(&id);
         let mut instances = self.instances.lock().expect("unpoisoned");
         let before = instances.len();
@@ -255,6 +272,7 @@ impl Engine for FakeEngine {
     }
 
     async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
+        outage(&self.failing_watches)?;
         match &self.server {
             Server::Silent => std::future::pending().await,
             Server::Dies(ended) => Ok(ended.clone()),

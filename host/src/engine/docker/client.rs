@@ -19,8 +19,10 @@ const BOLLARD_TIMEOUT: u64 = 24 * 60 * 60;
 /// The pauses between attempts: each twice the one before.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(5);
 pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How many deadlines long clean-up is tried again, with nobody waiting.
+/// For how many deadlines it is looked for what Docker was asked for and may not have made, with nobody waiting.
 const PATIENCE: u32 = 3;
+/// How long clean-up is tried again that Docker can't do, with nobody waiting: it may be restarted, or updated.
+const OUTAGE_MAX: Duration = Duration::from_hours(1);
 
 /// Asks the daemon, wherever that is at the time.
 ///
@@ -55,6 +57,17 @@ pub(super) enum Trace {
     Made,
     /// Docker was asked to make it and didn't answer: it may be there, or come yet.
     Asked,
+}
+
+/// What became of one attempt to clean up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Attempt {
+    /// Nothing is left.
+    Done,
+    /// Nothing is there, and it may come yet.
+    NothingYet,
+    /// Docker could not do it.
+    Failed,
 }
 
 /// Why a request did not succeed, by what may have happened on the daemon.
@@ -169,21 +182,33 @@ impl Client {
         failpoint::around(verb, Box::pin(self.call(verb, request))).await
     }
 
-    /// Tries until it succeeds, for three deadlines; `false` if it never did.
-    pub(super) async fn persist<Attempt>(&self, mut attempt: impl FnMut() -> Attempt) -> bool
+    /// Tries until it is done, through an outage of Docker's; `false` if it never was.
+    pub(super) async fn persist<Trial>(&self, mut attempt: impl FnMut() -> Trial) -> bool
     where
-        Attempt: Future<Output = bool>,
+        Trial: Future<Output = Attempt>,
     {
         let start = Instant::now();
         let mut pause = FIRST_PAUSE;
-        while !attempt().await {
-            if start.elapsed() >= self.0.deadline * PATIENCE {
-                return false;
+        let mut nothing_since = None;
+        loop {
+            match attempt().await {
+                Attempt::Done => return true,
+                Attempt::NothingYet => {
+                    if nothing_since.get_or_insert_with(Instant::now).elapsed() >= self.0.deadline * PATIENCE {
+                        return false;
+                    }
+                }
+                Attempt::Failed => {
+                    // What Docker was asked for before may come when it is back.
+                    nothing_since = None;
+                    if start.elapsed() >= OUTAGE_MAX {
+                        return false;
+                    }
+                }
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        true
     }
 
     /// Says what an error of bollard's means.

@@ -1,15 +1,17 @@
 //! Creating an instance so that one that nobody gets is not left over, however the create ends.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use bollard::query_parameters::{
     CreateContainerOptionsBuilder, StartContainerOptions, UploadToContainerOptionsBuilder,
 };
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 use tracing::Instrument as _;
 
-use super::client::{CallError, Trace};
+use super::client::{Attempt, CallError, Trace};
 use super::container::{self, ImageFacts, Marks};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
@@ -21,6 +23,9 @@ use crate::instance::{
 
 /// How often the network may be removed by another process between our look at it and the container's start.
 const NETWORK_ATTEMPTS: u32 = 5;
+
+/// How long the client of a create that failed waits for its being undone.
+const UNDO_WAIT: Duration = Duration::from_secs(5);
 
 /// Docker's, Docker Desktop's, Windows' and Podman's words for a port that somebody else holds or that the system keeps
 /// for itself.
@@ -392,10 +397,12 @@ impl Job {
         Setback::Failed(EngineError::Request { verb, reason })
     }
 
-    /// Undoes the attempt: once before anybody is told, and, if that leaves doubts, in the background.
+    /// Undoes the attempt: once before anybody is told, and, if that takes long or leaves doubts, in the background.
     async fn undone(&self, trace: Trace, setback: Setback) -> Setback {
-        if !remove::undone(&self.engine.client, &self.name(), trace).await {
-            let undo = remove::undo(self.engine.clone(), self.name(), trace);
+        let name = self.name();
+        let undone = timeout(UNDO_WAIT, remove::undone(&self.engine.client, &name, trace));
+        if !matches!(undone.await, Ok(Attempt::Done)) {
+            let undo = remove::undo(self.engine.clone(), name, trace);
             self.engine.tracker.spawn(undo);
         }
         setback

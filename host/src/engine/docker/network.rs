@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bollard::models::{ContainerSummary, Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
-use super::client::{CallError, Client, Trace};
+use super::client::{Attempt, CallError, Client, Trace};
 use super::{DockerEngine, container, label};
 use crate::engine::EngineError;
 
@@ -134,11 +134,15 @@ pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
                     for id in &ids {
                         remove(client, id).await;
                     }
-                    trace == Trace::Made || !ids.is_empty()
+                    if trace == Trace::Made || !ids.is_empty() {
+                        Attempt::Done
+                    } else {
+                        Attempt::NothingYet
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(error = %EngineError::from(error), "can't tell whether the network is in use");
-                    false
+                    Attempt::Failed
                 }
             }
         })

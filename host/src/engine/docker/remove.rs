@@ -5,7 +5,7 @@ use std::time::Instant;
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
 use tokio::sync::oneshot;
 
-use super::client::{CallError, Client, FIRST_PAUSE, LONGEST_PAUSE, Trace};
+use super::client::{Attempt, CallError, Client, FIRST_PAUSE, LONGEST_PAUSE, Trace};
 use super::{DockerEngine, container, network};
 use crate::engine::EngineError;
 use crate::instance::InstanceId;
@@ -83,14 +83,15 @@ async fn gone(client: &Client, name: &str) -> Result<(), CallError> {
     }))
 }
 
-/// Undoes a create as far as one attempt can; `true` once nothing of it is left and nothing can come any more.
-pub(super) async fn undone(client: &Client, name: &str, trace: Trace) -> bool {
+/// Undoes a create as far as one attempt can: done once nothing of it is left and nothing can come any more.
+pub(super) async fn undone(client: &Client, name: &str, trace: Trace) -> Attempt {
     // By name: nobody has been told of the container, so nobody has renamed it, and the id in it is ours alone.
     match remove_container(client, name).await {
-        Ok(was_there) => was_there || trace == Trace::Made,
+        Ok(was_there) if was_there || trace == Trace::Made => Attempt::Done,
+        Ok(_) => Attempt::NothingYet,
         Err(error) => {
             tracing::debug!(name, error = %EngineError::from(error), "undoing a create failed");
-            false
+            Attempt::Failed
         }
     }
 }

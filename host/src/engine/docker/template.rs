@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use bollard::models::{ContainerConfig, ContainerCreateBody};
 use bollard::query_parameters::{
@@ -33,6 +33,8 @@ const READY: &str = "database system is ready to accept connections";
 const LOG_BYTES_MAX: usize = 64 << 10;
 /// How long making a template may take; one that is older was given up.
 const MAKING_TIMEOUT: Duration = Duration::from_mins(2);
+/// For how long a template that could not be made is not tried again: a disk may be full, and emptied.
+const HOPELESS_HOLDS: Duration = Duration::from_mins(10);
 /// Where an image has scripts of its own, which may go by the names that an instance asks for.
 const SCRIPTS: &str = "/docker-entrypoint-initdb.d";
 
@@ -92,7 +94,8 @@ pub(super) async fn prepare(
     if find(engine, &facts).await?.is_some() {
         return Ok(true);
     }
-    if !facts.may_have_template() || hopeless(engine).contains(&key) {
+    let is_hopeless = |since: &Instant| since.elapsed() < HOPELESS_HOLDS;
+    if !facts.may_have_template() || hopeless(engine).get(&key).is_some_and(is_hopeless) {
         return Ok(false);
     }
     progress.tell(Progress::Initialising {
@@ -111,13 +114,15 @@ pub(super) async fn prepare(
                 }
             }
             Ok(Err(Setback::Busy)) => tracing::debug!(%image, "somebody else is making the template"),
+            // That says nothing of the image.
+            Ok(Err(Setback::Outage(error))) => tracing::info!(%image, %error, "no template could be made this time"),
             Ok(Err(Setback::Failed(reason))) => {
                 tracing::warn!(%image, reason, "no template can be made: instances are initialised one by one");
-                hopeless(&maker).insert(key.clone());
+                hopeless(&maker).insert(key.clone(), Instant::now());
             }
             Err(_) => {
                 tracing::warn!(%image, "making a template took too long: instances are initialised one by one");
-                hopeless(&maker).insert(key.clone());
+                hopeless(&maker).insert(key.clone(), Instant::now());
                 remove(&maker, &name(&key)).await;
             }
         }
@@ -127,7 +132,7 @@ pub(super) async fn prepare(
     Ok(making.await.unwrap_or(false))
 }
 
-fn hopeless(engine: &DockerEngine) -> std::sync::MutexGuard<'_, std::collections::HashSet<String>> {
+fn hopeless(engine: &DockerEngine) -> std::sync::MutexGuard<'_, HashMap<String, Instant>> {
     engine.hopeless.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -135,18 +140,23 @@ fn hopeless(engine: &DockerEngine) -> std::sync::MutexGuard<'_, std::collections
 enum Setback {
     /// Somebody else makes it.
     Busy,
+    /// Docker can't be asked, or doesn't answer.
+    Outage(EngineError),
     Failed(String),
 }
 
 impl From<CallError> for Setback {
     fn from(error: CallError) -> Self {
-        EngineError::from(error).into()
+        match error {
+            CallError::NotSent(error) | CallError::Unknown(error) => Self::Outage(error),
+            error @ CallError::Refused { .. } => Self::Failed(EngineError::from(error).to_string()),
+        }
     }
 }
 
 impl From<EngineError> for Setback {
     fn from(error: EngineError) -> Self {
-        Self::Failed(error.to_string())
+        Self::Outage(error)
     }
 }
 

@@ -1,0 +1,274 @@
+//! A real Docker daemon that is a test's own, to be stopped, killed, frozen and filled up.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use tempfile::TempDir;
+use tokio::process::Child;
+
+use crate::docker_cli::{docker, try_docker};
+use crate::processes::{self, Signal};
+
+/// How long a daemon may take to start or to stop.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The pause between two looks at whether it has.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Whether containers live on without their daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Containers {
+    /// They end with it.
+    End,
+    /// The next one finds them running.
+    LiveOn,
+}
+
+/// A daemon with everything of its own: data, sockets, networks' addresses. It goes with all that it has.
+#[derive(Debug)]
+pub struct PrivateDaemon {
+    root: TempDir,
+    /// What networks get their addresses from.
+    addresses: String,
+    process: Option<Child>,
+}
+
+impl PrivateDaemon {
+    /// Whether this machine lets us have one: as root, with Docker's own daemon installed.
+    #[must_use]
+    pub fn can_be_had() -> bool {
+        let is_root = processes::find(std::process::id()).is_some_and(|process| process.user == Some(0));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        is_root && std::env::split_paths(&path).any(|folder| folder.join("dockerd").is_file())
+    }
+
+    /// Starts one that has the image `postgres:17`.
+    ///
+    /// # Panics
+    /// If it doesn't start, or the machine's own daemon doesn't give the image.
+    pub async fn start() -> Self {
+        Self::start_in(tempfile::tempdir().expect("a folder")).await
+    }
+
+    /// The same with a disk of this size, in MiB.
+    ///
+    /// # Panics
+    /// As [`PrivateDaemon::start`].
+    pub async fn start_with_disk(size_mib: u32) -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        let folder = root.path().join("data");
+        fs::create_dir(&folder).expect("a folder");
+        let mut mount = Command::new("mount");
+        mount
+            .args(["-t", "tmpfs", "-o", &format!("size={size_mib}m"), "tmpfs"])
+            .arg(&folder);
+        assert!(mount.status().expect("mount runs").success(), "a file system");
+        Self::start_in(root).await
+    }
+
+    async fn start_in(root: TempDir) -> Self {
+        let mut daemon = Self {
+            root,
+            addresses: format!("base=10.{}.0.0/16,size=24", rand::rng().random_range(150..250)),
+            process: None,
+        };
+        daemon.go_on(Containers::End).await;
+        let copy = format!("docker save postgres:17 | docker --host '{}' load", daemon.host());
+        let mut shell = tokio::process::Command::new("sh");
+        let copied = shell.args(["-c", &copy]).stdout(Stdio::null()).status().await;
+        assert!(copied.expect("a shell").success(), "the image is copied");
+        daemon
+    }
+
+    /// Where it is, as `DOCKER_HOST` has it.
+    #[must_use]
+    pub fn host(&self) -> String {
+        format!("unix://{}", self.root.path().join("docker.sock").display())
+    }
+
+    /// Where all is that it keeps.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.root.path().join("data")
+    }
+
+    /// Starts it again after [`PrivateDaemon::stop`] or [`PrivateDaemon::kill`].
+    ///
+    /// # Panics
+    /// If it doesn't start.
+    pub async fn go_on(&mut self, containers: Containers) {
+        let at = |name: &str| self.root.path().join(name);
+        // A daemon that was killed leaves these; their ids may be other processes' by now.
+        for stale in ["pid", "docker.sock", "exec/containerd/containerd.pid"] {
+            // Mostly it isn't there.
+            let _ = fs::remove_file(at(stale));
+        }
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(at("log"))
+            .expect("a log");
+        let mut command = tokio::process::Command::new("dockerd");
+        command
+            .arg("--data-root")
+            .arg(at("data"))
+            .arg("--exec-root")
+            .arg(at("exec"))
+            .arg("--pidfile")
+            .arg(at("pid"))
+            .args(["--host", &self.host()])
+            // The firewall's rules and the bridge `docker0` are the machine's daemon's.
+            .args([
+                "--iptables=false",
+                "--ip-masq=false",
+                "--ip-forward=false",
+                "--bridge=none",
+            ])
+            .args(["--default-address-pool", &self.addresses])
+            .args(["--containerd-namespace", "dev-postgres-mcp-test"])
+            .args(["--containerd-plugins-namespace", "dev-postgres-mcp-test-plugins"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .kill_on_drop(true);
+        if containers == Containers::LiveOn {
+            command.arg("--live-restore");
+        }
+        self.process = Some(command.spawn().expect("dockerd starts"));
+        let begun = Instant::now();
+        while self.try_docker(&["version"]).await.is_err() {
+            let log = fs::read_to_string(self.root.path().join("log")).unwrap_or_default();
+            assert!(begun.elapsed() < PATIENCE, "it starts: {log}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Ends it in peace.
+    ///
+    /// # Panics
+    /// If it doesn't end, or isn't there.
+    pub async fn stop(&mut self) {
+        self.signal(Signal::Term);
+        self.until_ended().await;
+    }
+
+    /// Ends it at once.
+    ///
+    /// # Panics
+    /// If it doesn't end, or isn't there.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::Kill);
+        self.until_ended().await;
+    }
+
+    /// Has it take connections and answer nothing.
+    ///
+    /// # Panics
+    /// If it isn't there.
+    pub fn freeze(&self) {
+        self.signal(Signal::Stop);
+    }
+
+    /// Has it answer again.
+    ///
+    /// # Panics
+    /// If it isn't there.
+    pub fn thaw(&self) {
+        self.signal(Signal::Continue);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = self.process.as_ref().and_then(Child::id);
+        processes::signal(pid.expect("it runs"), signal);
+    }
+
+    async fn until_ended(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let ended = tokio::time::timeout(PATIENCE, process.wait()).await;
+            ended.expect("it ends in time").expect("its end can be waited for");
+        }
+    }
+
+    /// Runs `docker` there.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub async fn docker(&self, arguments: &[&str]) -> String {
+        docker(&[&["--host", &self.host()], arguments].concat()).await
+    }
+
+    async fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
+        try_docker(&[&["--host", &self.host()], arguments].concat()).await
+    }
+
+    /// All that it has and would not have had by itself: containers, volumes and networks.
+    ///
+    /// # Panics
+    /// If it doesn't tell.
+    pub async fn everything(&self) -> Vec<String> {
+        let mut everything = Vec::new();
+        for (kind, list) in [
+            ("container", &["ps", "--all", "--format", "{{.Names}} {{.Status}}"][..]),
+            ("volume", &["volume", "ls", "--quiet"]),
+            (
+                "network",
+                &["network", "ls", "--filter", "type=custom", "--format", "{{.Name}}"],
+            ),
+        ] {
+            let listed = self.docker(list).await;
+            everything.extend(listed.lines().map(|line| format!("{kind} {line}")));
+        }
+        everything
+    }
+}
+
+impl Drop for PrivateDaemon {
+    fn drop(&mut self) {
+        let root = self.root.path().to_owned();
+        if let Some(pid) = self.process.as_ref().and_then(Child::id) {
+            // It may be frozen.
+            processes::signal(pid, Signal::Continue);
+            clear(&self.host());
+            processes::signal(pid, Signal::Term);
+        }
+        // What a daemon that was killed has left: each container's process is its shim's child.
+        let begun = Instant::now();
+        while !processes::of(&root).is_empty() && begun.elapsed() < PATIENCE {
+            std::thread::sleep(PAUSE);
+            if begun.elapsed() > PATIENCE / 4 {
+                for process in processes::of(&root) {
+                    processes::end_tree(process.pid);
+                }
+            }
+        }
+        unmount_all(&root);
+    }
+}
+
+/// Removes what a test that failed has left.
+fn clear(host: &str) {
+    let clear = "docker ps --all --quiet | xargs --no-run-if-empty docker rm --force --volumes; \
+                 docker network prune --force";
+    // A test that succeeded has left nothing.
+    let _ = Command::new("timeout")
+        .args(["20", "sh", "-c", clear])
+        .env("DOCKER_HOST", host)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
+fn unmount_all(root: &Path) {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let places = mounts.lines().filter_map(|line| line.split_whitespace().nth(1));
+    let mut places: Vec<&Path> = places.map(Path::new).filter(|place| place.starts_with(root)).collect();
+    // The innermost first.
+    places.sort_unstable_by(|one, other| other.cmp(one));
+    for place in places {
+        // What stays is shown by the folder that can't be removed.
+        let _ = Command::new("umount").arg("--lazy").arg(place).status();
+    }
+}

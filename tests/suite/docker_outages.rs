@@ -1,0 +1,336 @@
+//! Real outages of a real daemon, which is the test's own: it is stopped, killed, frozen, and its disk is full. Every call
+//! ends with the cause, and afterwards all works without a restart of the server.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use dev_postgres_mcp_tests::binary::TestEngine::Docker;
+use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::private_daemon::{Containers, PrivateDaemon};
+use dev_postgres_mcp_tests::seeded;
+use dev_postgres_mcp_tests::session::Session;
+use dev_postgres_mcp_tests::soak;
+use rand::RngExt as _;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tokio_postgres::NoTls;
+
+/// How long a call may take that Docker doesn't answer: it has 30 s for each request, and a create undoes one.
+const DEADLINE: Duration = Duration::from_secs(45);
+/// How long what is done in the background may take once Docker is back.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The pause between two looks at what nobody tells.
+const PAUSE: Duration = Duration::from_millis(200);
+/// At which moment of a create an outage comes, at the latest.
+const CREATE_TAKES_MS: u64 = 900;
+/// The same of a drop.
+const DROP_TAKES_MS: u64 = 150;
+
+fn environment(daemon: &PrivateDaemon) -> TestEnvironment {
+    TestEnvironment::on(Docker).with("DOCKER_HOST", daemon.host())
+}
+
+async fn create(session: &mut Session) -> Value {
+    session.succeed("create_postgres_instance", json!({})).await
+}
+
+async fn ask(session: &mut Session, tool: &str, arguments: Value) -> u64 {
+    let call = json!({ "name": tool, "arguments": arguments });
+    session.ask("tools/call", call).await
+}
+
+/// The result of a call, which has to be there by its deadline.
+async fn result(session: &mut Session, id: u64) -> Value {
+    let answer = timeout(DEADLINE, session.answer(id))
+        .await
+        .expect("it ends by its deadline");
+    assert!(answer.get("error").is_none(), "{answer}");
+    answer["result"].clone()
+}
+
+/// A failure that a call has ended with: its code, and a sentence that says more than that.
+fn failure(result: &Value) -> (String, String) {
+    assert_eq!(result["isError"], true, "{result}");
+    let text = result["content"][0]["text"].as_str().expect("a text content");
+    let said: Value = serde_json::from_str(text).expect("the text is JSON");
+    let field = |name: &str| said["error"][name].as_str().expect("text").to_owned();
+    (field("code"), field("message"))
+}
+
+/// Asks it in each way and gets the same answer at once: Docker isn't there.
+async fn assert_unavailable(session: &mut Session, id: &Value) {
+    for (tool, arguments) in [
+        ("list_postgres_instances", json!({})),
+        ("create_postgres_instance", json!({})),
+        ("get_postgres_instance", json!({ "id": id })),
+        ("health_check_postgres", json!({ "id": id })),
+        ("extend_postgres_instance", json!({ "id": id })),
+        ("drop_postgres_instance", json!({ "id": id })),
+    ] {
+        let begun = Instant::now();
+        let error = session.fail(tool, arguments).await;
+        assert_eq!(error["code"], "unavailable", "{tool}: {error}");
+        assert!(
+            begun.elapsed() < Duration::from_secs(5),
+            "{tool} took {:?}",
+            begun.elapsed()
+        );
+    }
+}
+
+async fn query(instance: &Value, sql: &str) -> String {
+    let dsn = instance["dsn"].as_str().expect("a DSN");
+    let begun = Instant::now();
+    // A daemon that has just come back publishes ports a moment later.
+    let (client, connection) = loop {
+        match tokio_postgres::connect(dsn, NoTls).await {
+            Ok(connected) => break connected,
+            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error:?}"),
+        }
+        tokio::time::sleep(PAUSE).await;
+    };
+    let connection = tokio::spawn(connection);
+    let answer = client.query_one(sql, &[]).await.expect("a row").get(0);
+    drop(client);
+    // It ends with the client; whatever it says then.
+    let _ = connection.await;
+    answer
+}
+
+/// All works: an instance is made, listed, answers, and is dropped.
+async fn assert_works(session: &mut Session) {
+    let created = create(session).await;
+    assert_eq!(query(&created, "SELECT 'here'").await, "here");
+    let listed = session.succeed("list_postgres_instances", json!({})).await;
+    let mut listed = listed["instances"].as_array().expect("instances").iter();
+    assert!(listed.any(|one| one["id"] == created["id"] && one["status"] == "running"));
+    session
+        .succeed("drop_postgres_instance", json!({ "id": created["id"] }))
+        .await;
+}
+
+/// Drops what a call has made in spite of the outage.
+async fn drop_created(session: &mut Session, result: &Value) {
+    if let Some(id) = result["structuredContent"].get("id") {
+        session.succeed("drop_postgres_instance", json!({ "id": id })).await;
+    }
+}
+
+/// Waits until the daemon has as much as this, once what went wrong is undone in the background.
+async fn until_left(daemon: &PrivateDaemon, count: usize) -> Vec<String> {
+    let begun = Instant::now();
+    loop {
+        let everything = daemon.everything().await;
+        if everything.len() == count {
+            return everything;
+        }
+        assert!(begun.elapsed() < PATIENCE, "more than {count} left: {everything:#?}");
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Outage {
+    Stop,
+    Kill,
+}
+
+impl Outage {
+    async fn come(self, daemon: &mut PrivateDaemon) {
+        match self {
+            Self::Stop => daemon.stop().await,
+            Self::Kill => daemon.kill().await,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_may_stop_restart_be_killed_and_hang_and_everything_works_afterwards() {
+    if !PrivateDaemon::can_be_had() {
+        eprintln!("skipped: nobody but root, with dockerd installed, has a daemon of their own");
+        return;
+    }
+    let (mut rng, rounds) = (seeded::rng(), soak::size(1, 12));
+    let mut faults = 0;
+    let mut daemon = PrivateDaemon::start().await;
+    let environment = environment(&daemon);
+    let mut session = Session::initialized(&environment, &["--log-level", "debug"]).await;
+    // Another one has a server waiting all the while.
+    let pooled = environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1");
+    let mut pooled = Session::initialized(&pooled, &["--log-level", "debug"]).await;
+
+    // It stops, with an instance on it, and comes again.
+    let instance = create(&mut session).await;
+    create(&mut pooled).await;
+    daemon.stop().await;
+    faults += 1;
+    assert_unavailable(&mut session, &instance["id"]).await;
+    daemon.go_on(Containers::End).await;
+    let id = json!({ "id": instance["id"] });
+    let health = session.succeed("health_check_postgres", id.clone()).await;
+    assert_eq!(health["status"], "stopped", "{health}");
+    session.succeed("drop_postgres_instance", id).await;
+    assert_works(&mut session).await;
+    assert_works(&mut pooled).await;
+
+    // It goes and comes again under containers that live on.
+    daemon.stop().await;
+    daemon.go_on(Containers::LiveOn).await;
+    let instance = create(&mut session).await;
+    let since = "SELECT pg_postmaster_start_time()::text";
+    let started = query(&instance, since).await;
+    daemon.kill().await;
+    faults += 2;
+    assert_unavailable(&mut session, &instance["id"]).await;
+    daemon.go_on(Containers::LiveOn).await;
+    let id = json!({ "id": instance["id"] });
+    let health = session.succeed("health_check_postgres", id.clone()).await;
+    assert_eq!(health["status"], "healthy", "{health}");
+    assert_eq!(query(&instance, since).await, started, "it is the same server");
+    session.succeed("drop_postgres_instance", id).await;
+    assert_works(&mut session).await;
+
+    // It goes in the middle of a create and of a drop.
+    for _ in 0..rounds {
+        for outage in [Outage::Stop, Outage::Kill] {
+            let containers = if rng.random_bool(0.5) {
+                Containers::End
+            } else {
+                Containers::LiveOn
+            };
+            let creating = ask(&mut session, "create_postgres_instance", json!({})).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..CREATE_TAKES_MS))).await;
+            let (created, ()) = tokio::join!(result(&mut session, creating), outage.come(&mut daemon));
+            if created["isError"] == true {
+                let (code, message) = failure(&created);
+                assert!(
+                    ["unavailable", "failed", "timed_out"].contains(&&*code),
+                    "{code}: {message}"
+                );
+            }
+            daemon.go_on(containers).await;
+            drop_created(&mut session, &created).await;
+
+            let instance = create(&mut session).await;
+            let id = json!({ "id": instance["id"] });
+            let dropping = ask(&mut session, "drop_postgres_instance", id.clone()).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..DROP_TAKES_MS))).await;
+            let (dropped, ()) = tokio::join!(result(&mut session, dropping), outage.come(&mut daemon));
+            daemon.go_on(containers).await;
+            if dropped["isError"] == true {
+                let (code, message) = failure(&dropped);
+                assert!(
+                    ["unavailable", "failed", "timed_out"].contains(&&*code),
+                    "{code}: {message}"
+                );
+                let again = session.call("drop_postgres_instance", id.clone()).await;
+                if again["isError"] == true {
+                    assert_eq!(failure(&again).0, "not_found", "{again}");
+                }
+            }
+            assert_eq!(session.fail("get_postgres_instance", id).await["code"], "not_found");
+            assert_works(&mut session).await;
+            faults += 2;
+        }
+    }
+
+    // It takes every connection and answers nothing, with a create under way.
+    let instance = create(&mut session).await;
+    let id = json!({ "id": instance["id"] });
+    let mut calls = vec![ask(&mut session, "create_postgres_instance", json!({})).await];
+    tokio::time::sleep(Duration::from_millis(rng.random_range(0..CREATE_TAKES_MS / 2))).await;
+    daemon.freeze();
+    faults += 1;
+    for (tool, arguments) in [
+        ("list_postgres_instances", json!({})),
+        ("create_postgres_instance", json!({})),
+        ("get_postgres_instance", id.clone()),
+        ("health_check_postgres", id.clone()),
+        ("drop_postgres_instance", id.clone()),
+    ] {
+        calls.push(ask(&mut session, tool, arguments).await);
+    }
+    let begun = Instant::now();
+    for (number, call) in calls.into_iter().enumerate() {
+        let result = result(&mut session, call).await;
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "all wait at the same time: {:?}",
+            begun.elapsed()
+        );
+        // The first may have been through.
+        if number > 0 || result["isError"] == true {
+            let (code, message) = failure(&result);
+            assert_eq!(code, "timed_out", "{message}");
+            assert!(message.contains("within"), "{message}");
+        } else {
+            let asked = ask(
+                &mut session,
+                "drop_postgres_instance",
+                json!({ "id": result["structuredContent"]["id"] }),
+            );
+            asked.await;
+        }
+    }
+    daemon.thaw();
+    let dropped = session.call("drop_postgres_instance", id.clone()).await;
+    assert!(
+        dropped["isError"] != true || failure(&dropped).0 == "not_found",
+        "{dropped}"
+    );
+    assert_works(&mut session).await;
+    assert_works(&mut pooled).await;
+
+    for session in [session, pooled] {
+        let remains = session.end().await;
+        assert!(remains.status.success(), "{remains:?}");
+        assert!(!remains.log.contains("panicked"), "{}", remains.log);
+    }
+    let left = until_left(&daemon, 0).await;
+    eprintln!("{faults} outages; left: {left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_on_a_full_disk_says_so_and_leaves_nothing_and_the_next_one_succeeds_when_there_is_room() {
+    if !PrivateDaemon::can_be_had() {
+        eprintln!("skipped: nobody but root, with dockerd installed, has a daemon of their own");
+        return;
+    }
+    let daemon = PrivateDaemon::start_with_disk(900).await;
+    let environment = environment(&daemon);
+    let mut session = Session::initialized(&environment, &["--log-level", "debug"]).await;
+    let filling = daemon.data().join("filling");
+    // With no template yet, and with one; without any room, and with enough for a container but not for its data.
+    for (has_template, room_kib) in [(false, 0), (false, 20 << 10), (true, 0), (true, 2 << 10)] {
+        if has_template {
+            // One that hasn't seen a template fail.
+            session = Session::initialized(&environment, &["--log-level", "debug"]).await;
+            assert_works(&mut session).await;
+            assert!(
+                !daemon
+                    .docker(&["images", "--quiet", "dev-postgres-mcp-template"])
+                    .await
+                    .is_empty()
+            );
+            until_left(&daemon, 0).await;
+        }
+        let fill = format!(
+            "free=$(df --output=avail '{0}' | tail -1); head -c $(((free - {room_kib}) * 1024)) /dev/zero >'{1}'",
+            daemon.data().display(),
+            filling.display()
+        );
+        let filled = std::process::Command::new("sh").args(["-c", &fill]).status();
+        assert!(room_kib == 0 || filled.expect("a shell").success(), "it is filled");
+        let result = session.call("create_postgres_instance", json!({})).await;
+        let (code, message) = failure(&result);
+        eprintln!("{has_template} {room_kib}: {code}: {message}");
+        assert_eq!(code, "failed", "{message}");
+        assert!(message.contains("o space left on device"), "{message}");
+        until_left(&daemon, 0).await;
+        fs::remove_file(&filling).expect("it was there");
+    }
+    assert_works(&mut session).await;
+    let remains = session.end().await;
+    assert!(remains.status.success(), "{remains:?}");
+    until_left(&daemon, 0).await;
+}
