@@ -1,5 +1,6 @@
 //! A real Docker daemon that is a test's own, to be stopped, killed, frozen and filled up.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -30,8 +31,13 @@ pub enum Containers {
 #[derive(Debug)]
 pub struct PrivateDaemon {
     root: TempDir,
+    /// A network of the machine's daemon, whose bridge it has for its own default network. Without one it would have, or
+    /// even remove, the bridge `docker0`.
+    network: String,
     /// What networks get their addresses from.
     addresses: String,
+    /// The bridges that were there before.
+    bridges: BTreeSet<String>,
     process: Option<Child>,
 }
 
@@ -69,8 +75,13 @@ impl PrivateDaemon {
     }
 
     async fn start_in(root: TempDir) -> Self {
+        let bridges = bridges();
+        let network = format!("dev-postgres-mcp-test-{:016x}", rand::random::<u64>());
+        docker(&["network", "create", &network]).await;
         let mut daemon = Self {
             root,
+            network,
+            bridges,
             addresses: format!("base=10.{}.0.0/16,size=24", rand::rng().random_range(150..250)),
             process: None,
         };
@@ -99,6 +110,8 @@ impl PrivateDaemon {
     /// # Panics
     /// If it doesn't start.
     pub async fn go_on(&mut self, containers: Containers) {
+        let id = docker(&["network", "inspect", "--format", "{{.Id}}", &self.network]).await;
+        let bridge = format!("br-{}", id.get(..12).expect("an id"));
         let at = |name: &str| self.root.path().join(name);
         // A daemon that was killed leaves these; their ids may be other processes' by now.
         for stale in ["pid", "docker.sock", "exec/containerd/containerd.pid"] {
@@ -119,13 +132,9 @@ impl PrivateDaemon {
             .arg("--pidfile")
             .arg(at("pid"))
             .args(["--host", &self.host()])
-            // The firewall's rules and the bridge `docker0` are the machine's daemon's.
-            .args([
-                "--iptables=false",
-                "--ip-masq=false",
-                "--ip-forward=false",
-                "--bridge=none",
-            ])
+            // The firewall's rules are the machine's daemon's.
+            .args(["--iptables=false", "--ip-masq=false", "--ip-forward=false"])
+            .args(["--bridge", &bridge])
             .args(["--default-address-pool", &self.addresses])
             .args(["--containerd-namespace", "dev-postgres-mcp-test"])
             .args(["--containerd-plugins-namespace", "dev-postgres-mcp-test-plugins"])
@@ -244,7 +253,37 @@ impl Drop for PrivateDaemon {
             }
         }
         unmount_all(&root);
+        // Shown by the next look at the machine's networks, if it fails.
+        let _ = Command::new("docker")
+            .args(["network", "rm", &self.network])
+            .stdout(Stdio::null())
+            .status();
+        // Where a disk was full, Docker has forgotten those of networks that could not be made. Other tests have theirs at
+        // the same time, with containers on them.
+        for bridge in bridges().difference(&self.bridges) {
+            let ports = fs::read_dir(format!("/sys/class/net/{bridge}/brif")).map_or(0, Iterator::count);
+            if ports == 0 && is_in(bridge, &self.addresses) {
+                let _ = Command::new("ip").args(["link", "delete", bridge]).status();
+            }
+        }
     }
+}
+
+/// The machine's bridges that Docker has named.
+fn bridges() -> BTreeSet<String> {
+    let links = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let names = links.map(|link| link.file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("br-")).collect()
+}
+
+/// Whether a bridge's address is one of those that a daemon gives to networks.
+fn is_in(bridge: &str, addresses: &str) -> bool {
+    let told = Command::new("ip")
+        .args(["-4", "-oneline", "address", "show", "dev", bridge])
+        .output();
+    let told = told.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let begins = addresses.trim_start_matches("base=").trim_end_matches("0.0/16,size=24");
+    told.is_ok_and(|told| told.contains(&format!(" {begins}")))
 }
 
 /// Removes what a test that failed has left.

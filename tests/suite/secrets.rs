@@ -1,6 +1,5 @@
 //! Passwords, chosen and generated, are where they belong and nowhere else: not in logs, errors, process arguments, files
 //! that others may read, lists, or what Docker shows of a container at a glance.
-//! For the local engine, `mcp_stdio.rs` looks at the log.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -253,6 +252,8 @@ async fn look_at_container(search: &mut Search, container: &str) {
 #[rstest]
 #[case::in_containers(Docker, "0")]
 #[case::in_containers_that_waited(Docker, "1")]
+#[case::without_docker(Local, "0")]
+#[case::without_docker_that_waited(Local, "1")]
 #[tokio::test(flavor = "multi_thread")]
 async fn passwords_are_where_they_belong_and_nowhere_else(#[case] engine: TestEngine, #[case] pool_size: &str) {
     let environment = TestEnvironment::on(engine).with("DEV_POSTGRES_MCP_POOL_SIZE", pool_size);
@@ -325,6 +326,7 @@ async fn passwords_are_where_they_belong_and_nowhere_else(#[case] engine: TestEn
     for line in command_lines {
         search.add("a process's arguments", line);
     }
+    eprintln!(search.said.iter().map(|(_, text)| text.len()).sum::<usize>());
     search.assert_nothing_found();
 }
 
