@@ -518,6 +518,25 @@ async fn a_removal_waits_for_one_that_is_in_progress_already() {
 }
 
 #[tokio::test]
+async fn a_removal_that_docker_fails_at_is_tried_again_before_anybody_is_told() {
+    let busy = Fault::Status(
+        500,
+        "driver \"overlay2\" failed to remove root filesystem: directory not empty",
+    );
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(REMOVE, busy.clone());
+    scene.daemon.once(REMOVE, busy.clone());
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    assert_eq!(scene.asked(REMOVE), 3);
+
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.always(REMOVE, busy);
+    let error = scene.engine.remove(id).await.expect_err("it fails each time");
+    assert!(error.to_string().contains("directory not empty"), "{error}");
+}
+
+#[tokio::test]
 async fn a_removal_that_never_ends_is_given_up_at_the_deadline() {
     let scene = Scene::new().await;
     let id = scene.create().await.expect("an instance");

@@ -326,7 +326,6 @@ async fn passwords_are_where_they_belong_and_nowhere_else(#[case] engine: TestEn
     for line in command_lines {
         search.add("a process's arguments", line);
     }
-    eprintln!(search.said.iter().map(|(_, text)| text.len()).sum::<usize>());
     search.assert_nothing_found();
 }
 

@@ -1,6 +1,6 @@
 //! Removing containers, and the network after the last of them; once begun, it is finished.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bollard::query_parameters::{InspectContainerOptions, RemoveContainerOptionsBuilder};
 use tokio::sync::oneshot;
@@ -9,6 +9,11 @@ use super::client::{Attempt, CallError, Client, FIRST_PAUSE, LONGEST_PAUSE, Trac
 use super::{DockerEngine, container, network};
 use crate::engine::EngineError;
 use crate::instance::InstanceId;
+
+/// How often Docker is asked to remove a container before its refusal is one.
+const REMOVAL_ATTEMPTS: u32 = 4;
+/// The pause before the second attempt; each further one is twice as long.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Removes every container that our label makes this instance; `false` if there is none.
 pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool, EngineError> {
@@ -42,7 +47,23 @@ async fn remove_all(engine: &DockerEngine, id: InstanceId) -> Result<bool, Engin
 }
 
 /// Removes one container, running or not, with its volumes, and returns once it has gone; `false` if it wasn't there.
+///
+/// While another process reads a file of the container, Docker may fail to remove what its file system is in
+/// ("directory not empty"), and succeeds when asked again.
 pub(super) async fn remove_container(client: &Client, name: &str) -> Result<bool, CallError> {
+    let mut pause = RETRY_PAUSE;
+    for _ in 1..REMOVAL_ATTEMPTS {
+        match try_to_remove(client, name).await {
+            Err(CallError::Refused { status: 500, .. }) => {}
+            outcome => return outcome,
+        }
+        tokio::time::sleep(pause).await;
+        pause *= 2;
+    }
+    try_to_remove(client, name).await
+}
+
+async fn try_to_remove(client: &Client, name: &str) -> Result<bool, CallError> {
     let options = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
     let removed = client
         .change("removing the container", |docker| async move {
