@@ -144,6 +144,7 @@ impl Outage {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "one life of one daemon")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_may_stop_restart_be_killed_and_hang_and_everything_works_afterwards() {
     if !PrivateDaemon::can_be_had() {

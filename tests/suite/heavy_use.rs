@@ -135,7 +135,7 @@ impl Mine {
 
 /// What makes instances.
 enum Maker {
-    Server(Session),
+    Server(Box<Session>),
     CommandLine(TestEnvironment),
 }
 
@@ -248,7 +248,7 @@ async fn four_servers_and_two_command_lines_create_and_drop_at_random_and_touch_
         let (environment, rng) = (environment.clone(), StdRng::seed_from_u64(rng.random()));
         makers.spawn(async move {
             let maker = if number < SERVERS {
-                Maker::Server(Session::initialized(&environment, &[]).await)
+                Maker::Server(Box::new(Session::initialized(&environment, &[]).await))
             } else {
                 Maker::CommandLine(environment)
             };

@@ -23,9 +23,9 @@ mod docker_templates;
 mod engine_choice;
 #[cfg(unix)]
 mod engines;
+mod fuzz_corpus;
 mod guest_languages;
 mod guest_wasi;
-mod fuzz_corpus;
 #[cfg(unix)]
 mod heavy_use;
 mod hostile_guests;

@@ -66,10 +66,10 @@ impl Journal {
         self.state().write(level, None, message)
     }
 
-    /// What the guest writes to its standard stream `stream`, each line at debug.
-    pub(super) fn stream(&self, stream: &'static str) -> Stream {
+    /// What the guest writes to its standard stream of this name, each line at debug.
+    pub(super) fn stream(&self, name: &'static str) -> Stream {
         let (journal, begun) = (self.clone(), Mutex::default());
-        Stream { journal, stream, begun }
+        Stream { journal, name, begun }
     }
 }
 
@@ -101,7 +101,7 @@ impl State {
 /// A guest's standard output or standard error. The last line goes to the log with the stream.
 pub(super) struct Stream {
     journal: Journal,
-    stream: &'static str,
+    name: &'static str,
     /// A line that isn't at its end: a secret in it is recognised only as a whole.
     begun: Mutex<Vec<u8>>,
 }
@@ -123,7 +123,7 @@ impl Stream {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             begun.extend_from_slice(part);
             if let Some(line) = begun.strip_suffix(b"\n") {
-                let written = state.write(Level::DEBUG, Some(self.stream), &String::from_utf8_lossy(line));
+                let written = state.write(Level::DEBUG, Some(self.name), &String::from_utf8_lossy(line));
                 begun.clear();
                 written?;
             }
@@ -138,7 +138,7 @@ impl Drop for Stream {
         if !rest.is_empty() {
             // The call is over: nobody is left to be told of an overrun.
             let rest = String::from_utf8_lossy(rest);
-            let _ = self.journal.state().write(Level::DEBUG, Some(self.stream), &rest);
+            let _ = self.journal.state().write(Level::DEBUG, Some(self.name), &rest);
         }
     }
 }

@@ -63,9 +63,9 @@ pub(super) fn link(linker: &mut Linker<Guest>, component: &Component) -> wasmtim
     }
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     linker.allow_shadowing(true);
-    let linked = poll::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest);
+    let shadowed = poll::add_to_linker::<Guest, HasSelf<Guest>>(linker, |guest| guest);
     linker.allow_shadowing(false);
-    linked
+    shadowed
 }
 
 impl WasiView for Guest {
