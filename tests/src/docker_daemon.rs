@@ -17,6 +17,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 pub struct DockerDaemon {
     process: Child,
     home: TempDir,
+    /// A network of the machine's daemon, for the sake of its bridge.
+    network: String,
 }
 
 impl DockerDaemon {
@@ -33,11 +35,16 @@ impl DockerDaemon {
         }
         let home = tempfile::tempdir().expect("a temporary directory");
         let log = fs::File::create(home.path().join("log")).expect("a file");
+        // With no bridge of its own a daemon makes, or even removes, the machine's `docker0`.
+        let network = format!("dev-postgres-mcp-test-{:016x}", rand::random::<u64>());
+        let created = Command::new("docker").args(["network", "create", &network]).output();
+        let id = String::from_utf8(created.expect("docker starts").stdout).expect("text");
+        let bridge = format!("br-{}", id.get(..12).expect("a network's id"));
         // Should this process be killed, the daemon goes, too.
         let process = Command::new("setpriv")
             .args(["--pdeathsig", "TERM", "dockerd"])
             // What it did to the machine's packet filter would hurt the machine's own daemon.
-            .args(["--bridge", "none", "--iptables=false", "--ip6tables=false"])
+            .args(["--bridge", &bridge, "--iptables=false", "--ip6tables=false"])
             .arg(format!("--host=unix://{}", home.path().join("docker.sock").display()))
             .arg(format!("--data-root={}", home.path().join("data").display()))
             .arg(format!("--exec-root={}", home.path().join("exec").display()))
@@ -47,7 +54,7 @@ impl DockerDaemon {
             .stderr(log)
             .spawn()
             .expect("setpriv starts");
-        let daemon = Self { process, home };
+        let daemon = Self { process, home, network };
         let begun = Instant::now();
         while daemon.try_docker(&["version"]).is_err() {
             let log = fs::read_to_string(daemon.home.path().join("log")).unwrap_or_default();
@@ -160,5 +167,9 @@ impl Drop for DockerDaemon {
                 let _ = Command::new("umount").args(["--lazy", mount]).status();
             }
         }
+        let _ = Command::new("docker")
+            .args(["network", "rm", &self.network])
+            .stdout(Stdio::null())
+            .status();
     }
 }
