@@ -167,8 +167,9 @@ async fn a_request_that_fails_hangs_is_cut_or_answers_nonsense_fails_the_create_
                 scene.daemon.once(route, fault);
                 let start = Instant::now();
                 let error = scene.create().await.expect_err(&what);
+                // Far from what it waits for where nobody gives up, and far from what a busy machine adds.
                 assert!(
-                    start.elapsed() < REQUEST_TIMEOUT * 5,
+                    start.elapsed() < REQUEST_TIMEOUT * 50,
                     "{what} took {:?}: {error}",
                     start.elapsed()
                 );
