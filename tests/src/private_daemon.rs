@@ -34,8 +34,9 @@ pub struct PrivateDaemon {
     /// A network of the machine's daemon, whose bridge it has for its own default network. Without one it would have, or
     /// even remove, the bridge `docker0`.
     network: String,
-    /// What networks get their addresses from.
-    addresses: String,
+    /// What networks get their addresses from; `None` for the usual ones. A daemon that starts again with some of its own
+    /// removes `docker0`, whosever that is, unless containers live on.
+    addresses: Option<String>,
     /// The bridges that were there before.
     bridges: BTreeSet<String>,
     process: Option<Child>,
@@ -55,10 +56,10 @@ impl PrivateDaemon {
     /// # Panics
     /// If it doesn't start, or the machine's own daemon doesn't give the image.
     pub async fn start() -> Self {
-        Self::start_in(tempfile::tempdir().expect("a folder")).await
+        Self::start_in(tempfile::tempdir().expect("a folder"), None).await
     }
 
-    /// The same with a disk of this size, in MiB.
+    /// The same with a disk of this size, in MiB. It must not be started again.
     ///
     /// # Panics
     /// As [`PrivateDaemon::start`].
@@ -71,10 +72,11 @@ impl PrivateDaemon {
             .args(["-t", "tmpfs", "-o", &format!("size={size_mib}m"), "tmpfs"])
             .arg(&folder);
         assert!(mount.status().expect("mount runs").success(), "a file system");
-        Self::start_in(root).await
+        let addresses = format!("base=10.{}.0.0/16,size=24", rand::rng().random_range(150..250));
+        Self::start_in(root, Some(addresses)).await
     }
 
-    async fn start_in(root: TempDir) -> Self {
+    async fn start_in(root: TempDir, addresses: Option<String>) -> Self {
         let bridges = bridges();
         let network = format!("dev-postgres-mcp-test-{:016x}", rand::random::<u64>());
         docker(&["network", "create", &network]).await;
@@ -82,7 +84,7 @@ impl PrivateDaemon {
             root,
             network,
             bridges,
-            addresses: format!("base=10.{}.0.0/16,size=24", rand::rng().random_range(150..250)),
+            addresses,
             process: None,
         };
         daemon.go_on(Containers::End).await;
@@ -135,13 +137,15 @@ impl PrivateDaemon {
             // The firewall's rules are the machine's daemon's.
             .args(["--iptables=false", "--ip-masq=false", "--ip-forward=false"])
             .args(["--bridge", &bridge])
-            .args(["--default-address-pool", &self.addresses])
             .args(["--containerd-namespace", "dev-postgres-mcp-test"])
             .args(["--containerd-plugins-namespace", "dev-postgres-mcp-test-plugins"])
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log"))
             .stderr(log)
             .kill_on_drop(true);
+        if let Some(addresses) = &self.addresses {
+            command.args(["--default-address-pool", addresses]);
+        }
         if containers == Containers::LiveOn {
             command.arg("--live-restore");
         }
@@ -260,9 +264,10 @@ impl Drop for PrivateDaemon {
             .status();
         // Where a disk was full, Docker has forgotten those of networks that could not be made. Other tests have theirs at
         // the same time, with containers on them.
+        let Some(addresses) = &self.addresses else { return };
         for bridge in bridges().difference(&self.bridges) {
             let ports = fs::read_dir(format!("/sys/class/net/{bridge}/brif")).map_or(0, Iterator::count);
-            if ports == 0 && is_in(bridge, &self.addresses) {
+            if ports == 0 && is_in(bridge, addresses) {
                 let _ = Command::new("ip").args(["link", "delete", bridge]).status();
             }
         }

@@ -11,7 +11,7 @@ const KNOWN_BY: [(&str, &[&str]); 13] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
     ("docker_credential", &["artifact/credentials.rs"]),
-    ("nix", &["engine/local", "owner.rs", "plugins/cache.rs"]),
+    ("nix", &["engine/local", "failpoint.rs", "owner.rs", "plugins/cache.rs"]),
     ("notify", &["bundles/watch.rs"]),
     (
         "oci_client",

@@ -17,6 +17,9 @@ use crate::instance::InstanceId;
 /// How often a folder is removed in which something still appears: a server that was killed may have a child that writes.
 const ATTEMPTS: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(50);
+/// How often a folder's lock is asked for, with a pause after each time: half a second in all.
+const LOCK_ATTEMPTS: u32 = 25;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Removes an instance; whether this was the one call that did.
 pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool, EngineError> {
@@ -33,12 +36,7 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
         return Ok(false);
     };
     let mine = engine.mine().unkept.remove(&id);
-    let lock = if mine.is_some() {
-        mine
-    } else {
-        let folder = folder.clone();
-        blocking(move || folder.try_lock()).await?
-    };
+    let lock = if mine.is_some() { mine } else { lock(&folder).await? };
     if let Some(lock) = lock {
         clear(engine.clone(), folder, lock).await?;
     } else {
@@ -50,6 +48,20 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
         }
     }
     Ok(was_there)
+}
+
+/// The folder's lock, unless somebody has it who keeps it. A program that this process starts just now has all that was open
+/// here until it runs, locks that have been given up since among it.
+async fn lock(folder: &InstanceDir) -> Result<Option<File>, EngineError> {
+    for _ in 0..LOCK_ATTEMPTS {
+        let folder = folder.clone();
+        let tried = blocking(move || Ok((folder.try_lock()?, folder.path().is_dir())));
+        match tried.await? {
+            (None, true) => sleep(LOCK_PAUSE).await,
+            (lock, _) => return Ok(lock),
+        }
+    }
+    Ok(None)
 }
 
 /// Stops what runs in a disowned folder and removes it. `lock` is the folder's.
