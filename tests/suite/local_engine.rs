@@ -808,6 +808,22 @@ async fn an_instance_that_nobody_was_told_of_goes_after_its_creators_end() {
     scene.assert_nothing_left().await;
 }
 
+/// A program that is being started has all that its starter had open, locks among it, until it runs.
+#[tokio::test]
+async fn a_drop_is_complete_although_the_lock_of_the_creator_is_still_held_for_a_moment() {
+    let scene = scene();
+    let found = kept(&scene).await;
+    let lock = fs::File::open(scene.ground.folder(found.instance.id).join("lock")).expect("it is there");
+    lock.lock().expect("nobody else has it");
+    let held = async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        drop(lock);
+    };
+    let (removed, ()) = tokio::join!(scene.engine.remove(found.instance.id), held);
+    assert!(removed.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
 #[tokio::test]
 async fn an_instance_that_is_not_kept_yet_is_left_alone_while_its_creator_lives() {
     let scene = scene();
