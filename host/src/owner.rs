@@ -121,8 +121,9 @@ impl Owners {
         ended(&folder.join(process.to_string())).unwrap_or(false)
     }
 
-    /// Removes what ended processes have left in the folder itself.
-    pub fn tidy(&self) {
+    /// Removes what ended processes have left in the folder itself; whether there was any of it.
+    pub fn tidy(&self) -> bool {
+        let mut was_any = false;
         let entries = self.folder().and_then(fs::read_dir);
         for entry in entries.into_iter().flatten().flatten() {
             if entry
@@ -131,9 +132,10 @@ impl Owners {
                 .is_some_and(|name| name.parse::<Uuid>().is_ok())
             {
                 // One that can't be judged stays.
-                let _ = ended(&entry.path());
+                was_any |= ended(&entry.path()).unwrap_or(false);
             }
         }
+        was_any
     }
 
     fn folder(&self) -> io::Result<&Path> {

@@ -82,6 +82,7 @@ async fn what_one_process_creates_the_others_list_get_check_and_drop(#[values(Do
         .expect("it reads");
     drop(input);
     let output = create.wait_with_output().await.expect("it ends");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let created: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     engine.assert_made(&created);
     engine.assert_warned(&created);

@@ -362,8 +362,15 @@ impl Engine for DockerEngine {
         }
         prune::orphans(self, false).await?;
         template::remove_stale(self).await?;
-        // Whoever was killed may have made it for a container that it didn't come to.
-        network::tidy(self, Trace::Made).await;
+        // Whoever was killed may have made it for a container that it didn't come to. Where nobody was, somebody may be just
+        // about to.
+        let owners = self.owners.clone();
+        if tokio::task::spawn_blocking(move || owners.tidy())
+            .await
+            .unwrap_or(false)
+        {
+            network::tidy(self, Trace::Made).await;
+        }
         Ok(())
     }
 
