@@ -204,6 +204,13 @@ impl DockerEngine {
         self.records().retain(|id, _| there.contains(id));
     }
 
+    /// Has this process be one whose end others see, before it does what only its end would leave half done: the network
+    /// goes after the last container. Where that can't be, the network stays until it is used again.
+    async fn sign(&self) {
+        let owners = self.owners.clone();
+        let _ = tokio::task::spawn_blocking(move || owners.me()).await;
+    }
+
     /// What stands in for a container's labels, if it was started ahead; the inner error if that makes no sense.
     async fn record(
         &self,
@@ -360,15 +367,13 @@ impl Engine for DockerEngine {
         if self.answers().await.is_err() {
             return Ok(());
         }
-        prune::orphans(self, false).await?;
+        let had_orphans = !prune::orphans(self, false).await?.is_empty();
         template::remove_stale(self).await?;
-        // Whoever was killed may have made it for a container that it didn't come to. Where nobody was, somebody may be just
-        // about to.
         let owners = self.owners.clone();
-        if tokio::task::spawn_blocking(move || owners.tidy())
-            .await
-            .unwrap_or(false)
-        {
+        let was_killed = tokio::task::spawn_blocking(move || owners.tidy());
+        // Whoever was killed may have made it for a container that it didn't come to. Where nobody was, somebody may be just
+        // about to use it.
+        if was_killed.await.unwrap_or(false) || had_orphans {
             network::tidy(self, Trace::Made).await;
         }
         Ok(())

@@ -24,8 +24,12 @@ pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pr
 /// Servers that processes which have ended had started ahead.
 pub(super) async fn orphans(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let containers = container::list(&engine.client, None).await?;
+    let orphans = engine.orphans(containers).await;
+    if !dry_run && !orphans.is_empty() {
+        engine.sign().await;
+    }
     let mut pruned = Vec::new();
-    for (container_id, name) in engine.orphans(containers).await {
+    for (container_id, name) in orphans {
         if !dry_run {
             if let Err(error) = remove::remove_container(&engine.client, &container_id).await {
                 let error = EngineError::from(error);

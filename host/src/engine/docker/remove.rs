@@ -38,12 +38,15 @@ pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool
 }
 
 async fn remove_all(engine: &DockerEngine, id: InstanceId) -> Result<bool, EngineError> {
-    let mut any = false;
-    for container in container::list(&engine.client, Some(id)).await? {
-        remove_container(&engine.client, &container.id.unwrap_or_default()).await?;
-        any = true;
+    let containers = container::list(&engine.client, Some(id)).await?;
+    if containers.is_empty() {
+        return Ok(false);
     }
-    Ok(any)
+    engine.sign().await;
+    for container in containers {
+        remove_container(&engine.client, &container.id.unwrap_or_default()).await?;
+    }
+    Ok(true)
 }
 
 /// Removes one container, running or not, with its volumes, and returns once it has gone; `false` if it wasn't there.
