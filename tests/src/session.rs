@@ -4,9 +4,9 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::binary::TestEnvironment;
@@ -30,7 +30,7 @@ pub struct Session {
     server: Child,
     input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
-    log: JoinHandle<String>,
+    log: watch::Receiver<String>,
     last_id: u64,
     /// Messages that came while another was waited for.
     early: Vec<Value>,
@@ -65,12 +65,15 @@ impl Session {
             .spawn()
             .expect("the server starts");
         let output = BufReader::new(server.stdout.take().expect("piped")).lines();
-        let mut stderr = server.stderr.take().expect("piped");
-        let log = tokio::spawn(async move {
-            let mut log = Vec::new();
+        let mut stderr = BufReader::new(server.stderr.take().expect("piped"));
+        let (writer, log) = watch::channel(String::new());
+        tokio::spawn(async move {
+            let mut line = Vec::new();
             // What could not be read is missing from the log, which the assertions then show.
-            let _ = stderr.read_to_end(&mut log).await;
-            String::from_utf8_lossy(&log).into_owned()
+            while let Ok(1..) = stderr.read_until(b'\n', &mut line).await {
+                writer.send_modify(|log| log.push_str(&String::from_utf8_lossy(&line)));
+                line.clear();
+            }
         });
         Self {
             input: server.stdin.take(),
@@ -269,6 +272,16 @@ impl Session {
         self.server.id()
     }
 
+    /// Waits until the server has logged this.
+    ///
+    /// # Panics
+    /// If it doesn't.
+    pub async fn until_logged(&mut self, text: &str) {
+        let logged = self.log.wait_for(|log| log.contains(text));
+        let in_time = matches!(timeout(PATIENCE, logged).await, Ok(Ok(_)));
+        assert!(in_time, "{text:?} is not in the log: {}", *self.log.borrow());
+    }
+
     /// Closes the server's input and waits for its end.
     ///
     /// # Panics
@@ -305,7 +318,11 @@ impl Session {
             .expect("its end can be waited for");
         Remains {
             status,
-            log: self.log.await.expect("the log is read"),
+            log: {
+                // It is whole when whoever reads it has let go of it.
+                while self.log.changed().await.is_ok() {}
+                self.log.borrow().clone()
+            },
             unread,
         }
     }

@@ -145,8 +145,29 @@ async fn a_time_to_live_ends_an_instance_while_any_server_runs_and_it_counts_as_
     let error = session.fail("get_postgres_instance", json!({ "id": id })).await;
     assert_eq!(error["code"], "not_found");
     until_gone(&environment, engine, &id).await;
+    session.until_logged("its time to live has ended").await;
+    session.end().await;
+}
+
+#[tokio::test]
+async fn what_is_being_dropped_is_never_taken_for_what_a_killed_process_has_left() {
+    let environment = TestEnvironment::on(Local);
+    let mut session = Session::initialized(&environment, &["--log-level", "info"]).await;
+    for _ in 0..5 {
+        let created = session.succeed("create_postgres_instance", json!({})).await;
+        let drop = json!({ "name": "drop_postgres_instance", "arguments": { "id": id_of(&created) } });
+        let list = json!({ "name": "list_postgres_instances", "arguments": {} });
+        let mut asked = vec![session.ask("tools/call", drop).await];
+        for _ in 0..10 {
+            asked.push(session.ask("tools/call", list.clone()).await);
+        }
+        for id in asked {
+            let answer = session.answer(id).await;
+            assert_eq!(answer["result"]["isError"], false, "{answer}");
+        }
+    }
     let log = session.end().await.log;
-    assert!(log.contains("its time to live has ended"), "{log}");
+    assert!(!log.contains("killed"), "{log}");
 }
 
 #[rstest]

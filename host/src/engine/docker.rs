@@ -45,7 +45,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
-use bollard::models::{ContainerInspectResponse, ContainerSummary};
+use bollard::models::{
+    ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
+};
 use bollard::query_parameters::InspectContainerOptions;
 use futures_util::StreamExt;
 use tokio_util::task::TaskTracker;
@@ -345,8 +347,8 @@ impl DockerEngine {
     }
 }
 
-/// The containers that are instances, one for each. What has another id than we write is nothing of ours, and what waits is
-/// none yet.
+/// The containers that are instances, one for each. What has another id than we write is nothing of ours, what waits is none
+/// yet, and what is being removed is none any more: its files, by which its lifetime is told, go first.
 fn instances(mut containers: Vec<ContainerSummary>) -> Vec<(InstanceId, ContainerSummary)> {
     // Labels can be copied (`docker commit` does); the name can't.
     containers.sort_by_cached_key(|container| !container::has_its_name(container));
@@ -354,6 +356,7 @@ fn instances(mut containers: Vec<ContainerSummary>) -> Vec<(InstanceId, Containe
     containers
         .into_iter()
         .filter(|container| !container::is_waiting(container))
+        .filter(|container| container.state != Some(ContainerSummaryStateEnum::REMOVING))
         .filter_map(|container| Some((container::id(container.labels.as_ref()?)?, container)))
         .filter(|(id, _)| seen.insert(*id))
         .collect()
@@ -473,8 +476,12 @@ impl Engine for DockerEngine {
         let Some(inspected) = self.inspect(&container_id).await? else {
             return Ok(None);
         };
+        let state = inspected.state.and_then(|state| state.status);
+        if state == Some(ContainerStateStatusEnum::REMOVING) {
+            return Ok(None);
+        }
         let config = inspected.config.unwrap_or_default();
-        let status = container::status(inspected.state.and_then(|state| state.status));
+        let status = container::status(state);
         let labels = config.labels.unwrap_or_default();
         let Some((instance, record)) = self.read(id, &container_id, &labels, status, &host).await? else {
             return Ok(None);
@@ -551,5 +558,20 @@ mod tests {
         };
         engine.forget_all_but(&[container, ContainerSummary::default()]);
         assert_eq!(engine.records().keys().collect::<Vec<_>>(), [&there]);
+    }
+
+    #[test]
+    fn a_container_that_is_being_removed_is_no_instance_any_more() {
+        let id = InstanceId::random();
+        let in_state = |state| ContainerSummary {
+            labels: Some(HashMap::from([(label::ID.to_owned(), id.to_string())])),
+            state: Some(state),
+            ..ContainerSummary::default()
+        };
+        assert!(instances(vec![in_state(ContainerSummaryStateEnum::REMOVING)]).is_empty());
+        for state in [ContainerSummaryStateEnum::RUNNING, ContainerSummaryStateEnum::DEAD] {
+            let found = instances(vec![in_state(state)]);
+            assert_eq!(found.into_iter().map(|(found, _)| found).collect::<Vec<_>>(), [id]);
+        }
     }
 }

@@ -28,15 +28,20 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
             let Some(folder) = state.map(|state| state.instance(id)) else {
                 return Ok(None);
             };
+            // First, so that nobody takes it for what a killed process has left.
+            let lock = folder.try_lock()?;
             let was_there = folder.disown()?;
-            Ok::<_, EngineError>(Some((folder, was_there)))
+            Ok::<_, EngineError>(Some((folder, lock, was_there)))
         })
         .await??;
-    let Some((folder, was_there)) = disowned else {
+    let Some((folder, locked, was_there)) = disowned else {
         return Ok(false);
     };
     let mine = engine.mine().unkept.remove(&id);
-    let lock = if mine.is_some() { mine } else { lock(&folder).await? };
+    let lock = match mine.or(locked) {
+        None => lock(&folder).await?,
+        lock => lock,
+    };
     if let Some(lock) = lock {
         clear(engine.clone(), folder, lock).await?;
     } else {
