@@ -169,16 +169,8 @@ impl App {
 
     /// Removes in the background what is over and what killed processes have left, as every command does at its start.
     pub fn tidy(&self, manager: &InstanceManager) {
-        let (engine, manager) = (Arc::clone(&self.engine), manager.clone());
-        self.tracker.spawn(async move {
-            if let Err(error) = engine.recover().await {
-                tracing::warn!(%error, "what killed processes have left stays for now");
-            }
-            // Whoever asks for the engine next is told.
-            if let Err(error) = manager.sweep(false).await {
-                tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
-            }
-        });
+        let manager = manager.clone();
+        self.tracker.spawn(async move { manager.recover().await });
     }
 
     fn settings(&self) -> Settings {

@@ -36,8 +36,9 @@ const NOT_DURABLE: [(&str, &str); 2] = [("fsync", "off"), ("full_page_writes", "
 /// on the tracker that the engine was made with.
 #[async_trait]
 pub trait Engine: fmt::Debug + Send + Sync {
-    /// Removes what processes that were killed have left, as far as that can be told from what others are at.
-    async fn recover(&self) -> Result<(), EngineError>;
+    /// Removes what processes that were killed have left, as far as that can be told from what others are at; `was_killed` says that
+    /// there was one on this machine since somebody has last looked.
+    async fn recover(&self, was_killed: bool) -> Result<(), EngineError>;
 
     /// What an instance is made from where nobody asks for a version: `configured` itself, unless this engine has only
     /// others.

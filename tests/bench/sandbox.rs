@@ -6,17 +6,13 @@
 use std::hint::black_box;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::SystemTime;
 
-use async_trait::async_trait;
 use dev_postgres_mcp::app::App;
 use dev_postgres_mcp::config::{Config, Flags};
-use dev_postgres_mcp::engine::{Diagnosis, Ended, Engine, EngineError, Pruned, Waiting};
+use dev_postgres_mcp::engine::Engine as _;
+use dev_postgres_mcp::engine::pretended::PretendedEngine;
 use dev_postgres_mcp::environment::Environment;
-use dev_postgres_mcp::instance::{
-    Caller, Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner,
-    Password, Port, ProgressSink, Status, Usage,
-};
+use dev_postgres_mcp::instance::{Caller, InstanceId, Lifetime, Port, ProgressSink};
 use dev_postgres_mcp::manager::{InstanceManager, Settings};
 use dev_postgres_mcp::mcp::Server;
 use dev_postgres_mcp::owner::Owners;
@@ -25,6 +21,7 @@ use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::{Runtime, Source};
 use dev_postgres_mcp_tests::credentials::policy;
 use dev_postgres_mcp_tests::guests::{Misdeed, hostile};
+use dev_postgres_mcp_tests::specs::{owner, spec};
 use divan::Bencher;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf};
@@ -118,15 +115,30 @@ fn measure_on(
     tool: &str,
     arguments: impl FnOnce(InstanceId) -> Value,
 ) {
-    let found = found();
-    let call = json!({ "name": tool, "arguments": arguments(found.instance.id) });
-    let mut client = runtime.block_on(Client::of(OneInstance(found)));
+    let (engine, id) = runtime.block_on(one_instance());
+    let call = json!({ "name": tool, "arguments": arguments(id) });
+    let mut client = runtime.block_on(Client::of(engine));
     let answer = runtime.block_on(client.request("tools/call", &call));
     assert!(answer["result"]["structuredContent"].is_object(), "{answer}");
     let line = message("tools/call", &call);
     bencher.bench_local(|| runtime.block_on(client.exchange(&line)));
     // Guests that never end are in it.
     runtime.shutdown_background();
+}
+
+/// An engine that does nothing, with one instance.
+async fn one_instance() -> (PretendedEngine, InstanceId) {
+    let (engine, id) = (PretendedEngine::default(), InstanceId::random());
+    let (spec, port) = (
+        spec("postgres", "postgres", "s3cret"),
+        Port::try_from(15432).expect("a port"),
+    );
+    engine
+        .create(id, &spec, &owner(), port, &ProgressSink::none())
+        .await
+        .expect("it only says so");
+    engine.keep(id, Lifetime::Unlimited).await.expect("it is there");
+    (engine, id)
 }
 
 /// A client of a server in this process.
@@ -141,7 +153,7 @@ fn message(method: &str, params: &Value) -> String {
 }
 
 impl Client {
-    async fn of(engine: OneInstance) -> Self {
+    async fn of(engine: PretendedEngine) -> Self {
         let nowhere = Flags {
             file: None,
             settings: Vec::new(),
@@ -196,116 +208,5 @@ impl Client {
         let mut answer = String::new();
         self.output.read_line(&mut answer).await.expect("it answers");
         answer
-    }
-}
-
-fn found() -> Found {
-    Found {
-        instance: Instance {
-            id: InstanceId::random(),
-            engine: EngineKind::Docker,
-            container_id: "c0ffee".repeat(10),
-            host: "127.0.0.1".into(),
-            port: Port::try_from(15432).expect("a port"),
-            version: "17".into(),
-            database: "postgres".parse().expect("a name"),
-            username: "postgres".parse().expect("a name"),
-            status: Status::Running,
-            created_at: SystemTime::now(),
-            owner: None,
-            lifetime: Lifetime::Unlimited,
-        },
-        password: Password::new("s3cret").expect("a password"),
-    }
-}
-
-/// An engine that has one instance and does nothing.
-#[derive(Debug)]
-struct OneInstance(Found);
-
-fn nothing() -> EngineError {
-    EngineError::Request {
-        verb: "doing anything",
-        reason: "this engine doesn't".into(),
-    }
-}
-
-#[async_trait]
-impl Engine for OneInstance {
-    async fn recover(&self) -> Result<(), EngineError> {
-        Ok(())
-    }
-
-    async fn default_image(&self, configured: &Image) -> Image {
-        configured.clone()
-    }
-
-    async fn prepare(&self, _image: &Image, _progress: &ProgressSink) -> Result<bool, EngineError> {
-        Err(nothing())
-    }
-
-    async fn create(
-        &self,
-        _id: InstanceId,
-        _spec: &InstanceSpec,
-        _owner: &Owner,
-        _port: Port,
-        _progress: &ProgressSink,
-    ) -> Result<Created, EngineError> {
-        Err(nothing())
-    }
-
-    async fn start_ahead(
-        &self,
-        _id: InstanceId,
-        _spec: &InstanceSpec,
-        _owner: &Owner,
-        _port: Port,
-    ) -> Result<Option<Waiting>, EngineError> {
-        Ok(None)
-    }
-
-    async fn assign(&self, _waiting: Waiting, _spec: &InstanceSpec, _owner: &Owner) -> Result<Created, EngineError> {
-        Err(nothing())
-    }
-
-    async fn keep(&self, _id: InstanceId, _lifetime: Lifetime) -> Result<(), EngineError> {
-        Err(nothing())
-    }
-
-    async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
-        Ok(SystemTime::now())
-    }
-
-    async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-        Ok(vec![self.0.instance.clone()])
-    }
-
-    async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
-        Ok((id == self.0.instance.id).then(|| self.0.clone()))
-    }
-
-    async fn usage(&self, _id: InstanceId) -> Result<Option<Usage>, EngineError> {
-        Err(nothing())
-    }
-
-    async fn memory_kills(&self, _id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
-        Ok(None)
-    }
-
-    async fn remove(&self, _id: InstanceId) -> Result<bool, EngineError> {
-        Err(nothing())
-    }
-
-    async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
-        Err(nothing())
-    }
-
-    async fn prune(&self, _dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-        Ok(Vec::new())
-    }
-
-    async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {
-        Vec::new()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
@@ -260,5 +260,27 @@ impl TestEnvironment {
         };
         command.args(arguments).env_clear().envs(&self.variables);
         command
+    }
+
+    /// Runs the program with these arguments and nothing on its standard input.
+    ///
+    /// # Panics
+    /// If it can't be started.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = self.command(arguments);
+        command.stdin(Stdio::null()).output().expect("the program starts")
+    }
+
+    /// The JSON that it prints with these arguments.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[expect(clippy::must_use_candidate, reason = "most commands are run for what they do")]
+    pub fn json(&self, arguments: &[&str]) -> Value {
+        let output = self.run(&[&["--output", "json"], arguments].concat());
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+        serde_json::from_slice(&output.stdout).expect("JSON")
     }
 }

@@ -9,7 +9,6 @@ pub mod credentials;
 pub mod database;
 pub mod docker_cli;
 #[cfg(unix)]
-pub mod docker_daemon;
 pub mod fuzzed;
 pub mod guests;
 pub mod json_fuzz;

@@ -1,4 +1,5 @@
-//! A real Docker daemon that is a test's own, to be stopped, killed, frozen and filled up.
+//! A real Docker daemon that is a test's own: all that is on it is what the test has made, and it may be stopped, killed,
+//! frozen and filled up.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -43,12 +44,16 @@ pub struct PrivateDaemon {
 }
 
 impl PrivateDaemon {
-    /// Whether this machine lets us have one: as root, with Docker's own daemon installed.
+    /// Whether this machine lets us have one: as root, with Docker's own daemon installed. Where it doesn't, that is printed.
     #[must_use]
     pub fn can_be_had() -> bool {
         let is_root = processes::find(std::process::id()).is_some_and(|process| process.user == Some(0));
         let path = std::env::var_os("PATH").unwrap_or_default();
-        is_root && std::env::split_paths(&path).any(|folder| folder.join("dockerd").is_file())
+        let can_be_had = is_root && std::env::split_paths(&path).any(|folder| folder.join("dockerd").is_file());
+        if !can_be_had {
+            eprintln!("skipped: nobody but root, with dockerd installed, has a daemon of their own");
+        }
+        can_be_had
     }
 
     /// Starts one that has the image `postgres:17`.
@@ -125,8 +130,10 @@ impl PrivateDaemon {
             .append(true)
             .open(at("log"))
             .expect("a log");
-        let mut command = tokio::process::Command::new("dockerd");
+        // Should this process be killed, the daemon goes, too.
+        let mut command = tokio::process::Command::new("setpriv");
         command
+            .args(["--pdeathsig", "TERM", "dockerd"])
             .arg("--data-root")
             .arg(at("data"))
             .arg("--exec-root")
@@ -212,28 +219,57 @@ impl PrivateDaemon {
         docker(&[&["--host", &self.host()], arguments].concat()).await
     }
 
-    async fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
+    /// As [`PrivateDaemon::docker`], for a command that may fail.
+    ///
+    /// # Errors
+    /// As [`try_docker`].
+    pub async fn try_docker(&self, arguments: &[&str]) -> Result<String, String> {
         try_docker(&[&["--host", &self.host()], arguments].concat()).await
     }
 
-    /// All that it has and would not have had by itself: containers, volumes and networks.
+    /// The containers, volumes and networks that it would not have had by itself, by name.
     ///
     /// # Panics
     /// If it doesn't tell.
-    pub async fn everything(&self) -> Vec<String> {
-        let mut everything = Vec::new();
-        for (kind, list) in [
-            ("container", &["ps", "--all", "--format", "{{.Names}} {{.Status}}"][..]),
+    pub async fn made(&self) -> BTreeSet<String> {
+        self.listed(&[
+            ("container", &["ps", "--all", "--format", "{{.Names}}"]),
             ("volume", &["volume", "ls", "--quiet"]),
             (
                 "network",
                 &["network", "ls", "--filter", "type=custom", "--format", "{{.Name}}"],
             ),
-        ] {
-            let listed = self.docker(list).await;
-            everything.extend(listed.lines().map(|line| format!("{kind} {line}")));
+        ])
+        .await
+    }
+
+    /// The images that it has, by name where they have one.
+    ///
+    /// # Panics
+    /// If it doesn't tell.
+    pub async fn images(&self) -> BTreeSet<String> {
+        let named = "dangling=false";
+        let nameless = "dangling=true";
+        self.listed(&[
+            (
+                "image",
+                &["images", "--filter", named, "--format", "{{.Repository}}:{{.Tag}}"],
+            ),
+            (
+                "nameless image",
+                &["images", "--filter", nameless, "--format", "{{.ID}}"],
+            ),
+        ])
+        .await
+    }
+
+    async fn listed(&self, lists: &[(&str, &[&str])]) -> BTreeSet<String> {
+        let mut found = BTreeSet::new();
+        for (kind, list) in lists {
+            let names = self.docker(list).await;
+            found.extend(names.lines().map(|name| format!("{kind} {name}")));
         }
-        everything
+        found
     }
 }
 

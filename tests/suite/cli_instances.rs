@@ -1,6 +1,6 @@
 //! The command line with each engine behind it: instances from one process to the next.
 
-use std::process::{ExitStatus, Output, Stdio};
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
@@ -17,23 +17,8 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// How often a create is interrupted that is through before.
 const ATTEMPTS_MAX: usize = 10;
 
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    let mut command = environment.command(arguments);
-    command.stdin(Stdio::null()).output().expect("the program starts")
-}
-
-fn json_of(environment: &TestEnvironment, arguments: &[&str]) -> Value {
-    let output = run(environment, &[&["-o", "json"], arguments].concat());
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
 fn find(environment: &TestEnvironment, database: &str) -> Option<Value> {
-    let list = json_of(environment, &["postgres", "list"]);
+    let list = environment.json(&["postgres", "list"]);
     let instances = list["instances"].as_array().expect("instances");
     assert_eq!(list["count"], instances.len());
     instances
@@ -110,41 +95,35 @@ async fn what_one_process_creates_the_others_list_get_check_and_drop(#[values(Do
     );
 
     // All of it but the last character: that no other id begins so is as good as sure.
-    let got = json_of(
-        &environment,
-        &["postgres", "get", &format!("mcp-postgres-{}", &id[..35])],
-    );
+    let got = environment.json(&["postgres", "get", &format!("mcp-postgres-{}", &id[..35])]);
     assert_eq!(got, as_told_later(&created));
 
-    let health = json_of(&environment, &["postgres", "health", id]);
+    let health = environment.json(&["postgres", "health", id]);
     assert_eq!((&health["id"], &health["status"]), (&created["id"], &"healthy".into()));
     assert!(
         health["latency_ms"].as_f64().is_some_and(|latency| latency > 0.0),
         "{health}"
     );
 
-    let dropped = json_of(&environment, &["postgres", "drop", id]);
+    let dropped = environment.json(&["postgres", "drop", id]);
     assert_eq!(dropped, serde_json::json!([{ "id": id, "dropped": true }]));
-    assert_eq!(run(&environment, &["postgres", "get", id]).status.code(), Some(4));
+    assert_eq!(environment.run(&["postgres", "get", id]).status.code(), Some(4));
     assert_eq!(local::leftovers(&environment), Vec::<String>::new());
 }
 
 #[test]
 fn arguments_that_do_not_fit_are_told_all_at_once() {
     let environment = TestEnvironment::without_engine();
-    let output = run(
-        &environment,
-        &[
-            "-o",
-            "json",
-            "postgres",
-            "create",
-            "--database",
-            "template0",
-            "--username",
-            "pg_x",
-        ],
-    );
+    let output = environment.run(&[
+        "-o",
+        "json",
+        "postgres",
+        "create",
+        "--database",
+        "template0",
+        "--username",
+        "pg_x",
+    ]);
     assert_eq!(output.status.code(), Some(5));
     let told: Value = serde_json::from_slice(&output.stderr).expect("one JSON object");
     assert_eq!(told["error"]["code"], "invalid_arguments", "{told}");
@@ -170,7 +149,7 @@ async fn an_interrupted_create_leaves_nothing_behind(#[values(Docker, Local)] en
                 break status;
             }
             let id = find(&environment, &database).expect("it was created")["id"].clone();
-            json_of(&environment, &["postgres", "drop", id.as_str().expect("an id")]);
+            environment.json(&["postgres", "drop", id.as_str().expect("an id")]);
         };
         assert_eq!(status.code(), Some(code));
         // Before a list, which would remove what was left.
@@ -223,22 +202,22 @@ fn a_version_can_be_prepared_before_it_is_asked_for(#[values(Docker, Local)] eng
     let environment = TestEnvironment::on(engine);
     let version = if engine == Docker { "17" } else { "13" };
     for _ in 0..2 {
-        let warmed = json_of(&environment, &["postgres", "warm", "--version", version]);
+        let warmed = environment.json(&["postgres", "warm", "--version", version]);
         assert_eq!(warmed, json!({ "version": version, "template": true }));
     }
-    let said = run(&environment, &["postgres", "warm", "--version", version]);
+    let said = environment.run(&["postgres", "warm", "--version", version]);
     assert_eq!(
         String::from_utf8_lossy(&said.stdout),
         format!("PostgreSQL {version} is prepared\n")
     );
-    let refused = run(&environment, &["postgres", "warm", "--version", "latest"]);
+    let refused = environment.run(&["postgres", "warm", "--version", "latest"]);
     assert_eq!(refused.status.code(), Some(5), "the policy is asked");
 }
 
 #[test]
 fn a_template_is_pruned_once_the_programs_that_made_it_are_gone() {
     let environment = TestEnvironment::on(Local);
-    json_of(&environment, &["postgres", "warm", "--version", "13"]);
+    environment.json(&["postgres", "warm", "--version", "13"]);
     let templates = || {
         let entries = std::fs::read_dir(environment.state_dir().join("templates")).expect("a folder");
         entries
@@ -250,7 +229,7 @@ fn a_template_is_pruned_once_the_programs_that_made_it_are_gone() {
     let [template] = &templates()[..] else {
         panic!("one template: {:?}", templates());
     };
-    let nothing = json_of(&environment, &["postgres", "prune"]);
+    let nothing = environment.json(&["postgres", "prune"]);
     assert_eq!(nothing, json!({ "dry_run": false, "count": 0, "removed": [] }));
     let elsewhere = environment.clone().with("DEV_POSTGRES_MCP_LOCAL_BIN_DIR", "/nowhere");
     let removed = json!([{
@@ -258,10 +237,10 @@ fn a_template_is_pruned_once_the_programs_that_made_it_are_gone() {
         "name": template,
         "reason": "its PostgreSQL has changed or gone",
     }]);
-    let dry = json_of(&elsewhere, &["postgres", "prune", "--dry-run"]);
+    let dry = elsewhere.json(&["postgres", "prune", "--dry-run"]);
     assert_eq!(dry, json!({ "dry_run": true, "count": 1, "removed": removed }));
     assert_eq!(templates().len(), 1);
-    let told = json_of(&elsewhere, &["postgres", "prune"]);
+    let told = elsewhere.json(&["postgres", "prune"]);
     assert_eq!(told, json!({ "dry_run": false, "count": 1, "removed": removed }));
     assert!(templates().is_empty());
 }

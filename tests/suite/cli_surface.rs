@@ -1,15 +1,10 @@
 //! The command line as a user runs it, as far as it needs no engine.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::TestEnvironment;
 use serde_json::Value;
-
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    let mut command = environment.command(arguments);
-    command.stdin(Stdio::null()).output().expect("the program starts")
-}
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
@@ -18,21 +13,21 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn results_go_to_standard_output_and_nothing_else_does() {
     let environment = TestEnvironment::without_engine();
-    let version = run(&environment, &["version"]);
+    let version = environment.run(&["version"]);
     assert_eq!(
         text(&version.stdout),
         concat!("dev-postgres-mcp ", env!("CARGO_PKG_VERSION"), "\n")
     );
     assert_eq!(text(&version.stderr), "");
 
-    let list = run(&environment, &["postgres", "list", "--log-level", "trace"]);
+    let list = environment.run(&["postgres", "list", "--log-level", "trace"]);
     assert_eq!(text(&list.stdout), "", "{}", text(&list.stderr));
 }
 
 #[test]
 fn without_docker_the_cause_and_the_next_step_are_told() {
     let environment = TestEnvironment::without_engine();
-    let list = run(&environment, &["postgres", "list"]);
+    let list = environment.run(&["postgres", "list"]);
     let told = text(&list.stderr);
     assert_eq!(list.status.code(), Some(6), "{told}");
     let lines: Vec<&str> = told.lines().collect();
@@ -46,7 +41,7 @@ fn without_docker_the_cause_and_the_next_step_are_told() {
 #[test]
 fn without_docker_programs_are_told_in_json() {
     let environment = TestEnvironment::without_engine();
-    let list = run(&environment, &["postgres", "list", "-o", "json"]);
+    let list = environment.run(&["postgres", "list", "-o", "json"]);
     let told: Value = serde_json::from_slice(&list.stderr).expect("one JSON object");
     assert_eq!(told["error"]["code"], "unavailable", "{told}");
     assert_eq!(list.status.code(), Some(6));
@@ -55,7 +50,7 @@ fn without_docker_programs_are_told_in_json() {
 #[test]
 fn doctor_names_what_is_missing_and_says_so_in_its_exit_code() {
     let environment = TestEnvironment::without_engine();
-    let doctor = run(&environment, &["doctor", "-o", "json"]);
+    let doctor = environment.run(&["doctor", "-o", "json"]);
     assert_eq!(doctor.status.code(), Some(8), "{}", text(&doctor.stderr));
     let examination: Value = serde_json::from_slice(&doctor.stdout).expect("JSON");
     assert_eq!(examination["well"], false, "{examination}");
@@ -79,7 +74,7 @@ fn a_configuration_file_at_home_is_found_and_shown() {
     let file = environment_home.join("dev-postgres-mcp").join("config.toml");
     std::fs::create_dir_all(file.parent().expect("a directory")).expect("a directory");
     std::fs::write(&file, "[instance]\nversion = \"16\"\n").expect("a file");
-    let shown = run(&environment, &["config", "show"]);
+    let shown = environment.run(&["config", "show"]);
     let (told, from) = (text(&shown.stdout), format!("{}:2", file.display()));
     let version = told
         .lines()
@@ -95,11 +90,8 @@ fn a_configuration_file_at_home_is_found_and_shown() {
 fn the_built_in_configuration_is_a_configuration_file() {
     let environment = TestEnvironment::new();
     let file = environment.home().join("default.toml");
-    std::fs::write(&file, run(&environment, &["config", "default"]).stdout).expect("a file");
-    let shown = run(
-        &environment,
-        &["config", "show", "--config", file.to_str().expect("UTF-8")],
-    );
+    std::fs::write(&file, environment.run(&["config", "default"]).stdout).expect("a file");
+    let shown = environment.run(&["config", "show", "--config", file.to_str().expect("UTF-8")]);
     assert_eq!(shown.status.code(), Some(0), "{}", text(&shown.stderr));
 }
 

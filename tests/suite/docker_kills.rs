@@ -12,13 +12,14 @@ use std::time::{Duration, Instant};
 
 use dev_postgres_mcp::instance::InstanceId;
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
-use dev_postgres_mcp_tests::docker_daemon::DockerDaemon;
 use dev_postgres_mcp_tests::kills::{Killable, told_by_command_line, told_by_server};
 use dev_postgres_mcp_tests::local_engine::names_in;
+use dev_postgres_mcp_tests::private_daemon::PrivateDaemon;
 use dev_postgres_mcp_tests::seeded;
 use dev_postgres_mcp_tests::soak;
 use rand::RngExt;
 use serde_json::{Value, json};
+use tokio::runtime::Runtime;
 
 /// How long anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -53,7 +54,9 @@ const STEPS: [&str; 18] = [
 
 /// A daemon and a home that nobody else has.
 struct Ground {
-    daemon: DockerDaemon,
+    daemon: PrivateDaemon,
+    /// What waits for Docker here; all else waits for processes.
+    runtime: Runtime,
     environment: TestEnvironment,
     /// What was on the daemon before anything was made.
     base: BTreeSet<String>,
@@ -61,15 +64,31 @@ struct Ground {
 
 impl Ground {
     fn new() -> Option<Self> {
-        let daemon = DockerDaemon::start()?;
+        if !PrivateDaemon::can_be_had() {
+            return None;
+        }
+        let runtime = Runtime::new().expect("a runtime");
+        let daemon = runtime.block_on(PrivateDaemon::start());
         let environment = TestEnvironment::on(TestEngine::Docker)
             .with("DOCKER_HOST", daemon.host())
             .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error");
-        Some(Self {
-            base: daemon.everything(),
+        let mut ground = Self {
+            base: BTreeSet::new(),
             daemon,
+            runtime,
             environment,
-        })
+        };
+        ground.base = ground.everything();
+        Some(ground)
+    }
+
+    /// All that is on the daemon.
+    fn everything(&self) -> BTreeSet<String> {
+        let (mut everything, images) = self
+            .runtime
+            .block_on(async { (self.daemon.made().await, self.daemon.images().await) });
+        everything.extend(images);
+        everything
     }
 
     /// With servers that are started ahead.
@@ -78,9 +97,7 @@ impl Ground {
     }
 
     fn try_run(&self, arguments: &[&str]) -> Result<Value, String> {
-        let arguments = [&["-o", "json"], arguments].concat();
-        let output = self.environment.command(arguments).stdin(Stdio::null()).output();
-        let output = output.expect("the program starts");
+        let output = self.environment.run(&[&["-o", "json"], arguments].concat());
         if output.status.success() {
             Ok(serde_json::from_slice(&output.stdout).expect("JSON"))
         } else {
@@ -95,7 +112,7 @@ impl Ground {
 
     /// All that is there beyond what was there before, whole templates and `spared` aside.
     fn left(&self, spared: &BTreeSet<String>) -> BTreeSet<String> {
-        let mut left = self.daemon.everything();
+        let mut left = self.everything();
         left.extend(self.files());
         left.retain(|item| !self.base.contains(item) && !spared.contains(item) && !item.starts_with(TEMPLATE));
         left
@@ -149,7 +166,7 @@ impl Ground {
         }
         let left = self.left(spared);
         assert!(left.is_empty(), "{what}: left after a drop: {left:#?}");
-        let everything = self.daemon.everything();
+        let everything = self.everything();
         let missing: BTreeSet<&String> = spared
             .iter()
             .filter(|item| !item.starts_with("owner") && !everything.contains(*item))
@@ -158,10 +175,10 @@ impl Ground {
     }
 
     fn remove_templates(&self) {
-        for image in self.daemon.everything() {
+        for image in self.everything() {
             if let Some(name) = image.strip_prefix("image ").filter(|_| image.starts_with(TEMPLATE)) {
                 // One that a living server runs on stays.
-                let _ = self.daemon.try_docker(&["rmi", name]);
+                let _ = self.runtime.block_on(self.daemon.try_docker(&["rmi", name]));
             }
         }
     }
@@ -285,9 +302,9 @@ impl Work {
                     .clone()
                     .with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
                 ground.build_own();
-                let warmed = own.command(["postgres", "warm"]).stdin(Stdio::null()).output();
-                assert!(warmed.expect("it starts").status.success());
-                ground.daemon.docker(&["rmi", &format!("{OWN}:17")]);
+                assert!(own.run(&["postgres", "warm"]).status.success());
+                let own = format!("{OWN}:17");
+                ground.runtime.block_on(ground.daemon.docker(&["rmi", &own]));
             }
             Self::Serve => {}
         }
@@ -407,7 +424,7 @@ fn servers_killed_at_random_moments_leave_nothing_and_touch_nothing_of_a_living_
     let kills = soak::size(45, 300);
     let Some(mut ground) = Ground::new() else { return };
     ground.build_own();
-    ground.base = ground.daemon.everything();
+    ground.base = ground.everything();
     let living = Living::start(&ground);
     let environment = ground.with_pool().with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
     let mut rng = seeded::rng();

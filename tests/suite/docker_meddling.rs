@@ -26,11 +26,7 @@ fn scene() -> Scene<DockerGround> {
 
 /// What the program says: whether it succeeded, its output and its complaints.
 fn run(environment: &TestEnvironment, arguments: &[&str]) -> (bool, Value, String) {
-    let output = environment
-        .command([&["-o", "json"], arguments].concat())
-        .stdin(Stdio::null())
-        .output()
-        .expect("the program starts");
+    let output = environment.run(&[&["-o", "json"], arguments].concat());
     (
         output.status.success(),
         serde_json::from_slice(&output.stdout).unwrap_or_default(),

@@ -1,7 +1,5 @@
 //! Which engine makes instances, which version they have, and what is said where there is none.
 
-use std::process::{Output, Stdio};
-
 use dev_postgres_mcp_tests::binary::TestEngine::{Docker, Local};
 use dev_postgres_mcp_tests::binary::{NOWHERE, TestEnvironment, limits_hold};
 use dev_postgres_mcp_tests::local;
@@ -11,11 +9,6 @@ use serde_json::{Value, json};
 const AN_ID: &str = "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21";
 /// A major version that no machine has.
 const ABSENT: &str = "99";
-
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    let mut command = environment.command(arguments);
-    command.stdin(Stdio::null()).output().expect("the program starts")
-}
 
 fn parsed(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(bytes)))
@@ -31,11 +24,11 @@ fn check<'a>(examination: &'a Value, subject: &str) -> &'a Value {
 #[test]
 fn where_docker_does_not_answer_this_machines_own_postgresql_will_do() {
     let environment = TestEnvironment::on(Local);
-    let list = run(&environment, &["-o", "json", "postgres", "list"]);
+    let list = environment.run(&["-o", "json", "postgres", "list"]);
     assert_eq!(list.status.code(), Some(0), "{list:?}");
     assert_eq!(parsed(&list.stdout), json!({ "count": 0, "instances": [] }));
 
-    let doctor = run(&environment, &["-o", "json", "doctor"]);
+    let doctor = environment.run(&["-o", "json", "doctor"]);
     assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
     let examination = parsed(&doctor.stdout);
     assert_eq!(examination["well"], true, "{examination}");
@@ -62,7 +55,7 @@ fn where_docker_does_not_answer_this_machines_own_postgresql_will_do() {
 
 #[test]
 fn docker_is_taken_where_it_answers() {
-    let doctor = run(&TestEnvironment::new(), &["-o", "json", "doctor"]);
+    let doctor = TestEnvironment::new().run(&["-o", "json", "doctor"]);
     let examination = parsed(&doctor.stdout);
     assert_eq!(check(&examination, "engine")["detail"], "auto: docker");
     assert_eq!(check(&examination, "Docker")["verdict"], "good");
@@ -157,11 +150,11 @@ fn with_neither_engine_every_command_says_the_shortest_way_to_have_one() {
         &["drop", AN_ID],
         &["drop", "--all", "--yes"],
     ] {
-        let output = run(&environment, &[&["-o", "json", "postgres"], command].concat());
+        let output = environment.run(&[&["-o", "json", "postgres"], command].concat());
         assert_eq!(output.status.code(), Some(6), "{command:?}: {output:?}");
         assert_says_the_shortest_way_to_an_engine(&parsed(&output.stderr)["error"]);
     }
-    let doctor = run(&environment, &["-o", "json", "doctor"]);
+    let doctor = environment.run(&["-o", "json", "doctor"]);
     assert_eq!(doctor.status.code(), Some(8), "{doctor:?}");
     let examination = parsed(&doctor.stdout);
     for subject in ["engine", "Docker", "PostgreSQL"] {
@@ -176,7 +169,7 @@ async fn a_version_that_is_not_installed_is_refused_with_those_that_are() {
     let told_agent = session
         .fail("create_postgres_instance", json!({ "version": ABSENT }))
         .await;
-    let create = run(&environment, &["-o", "json", "postgres", "create", "--version", ABSENT]);
+    let create = environment.run(&["-o", "json", "postgres", "create", "--version", ABSENT]);
     assert_eq!(create.status.code(), Some(6));
     for error in [&told_agent, &parsed(&create.stderr)["error"]] {
         assert_eq!(error["code"], "unavailable", "{error}");
@@ -198,7 +191,7 @@ async fn where_the_default_version_is_not_installed_the_newest_is_taken_with_a_w
 
     let mut session = Session::initialized(&environment, &[]).await;
     let told_agent = session.succeed("create_postgres_instance", json!({})).await;
-    let told_program = run(&environment, &["-o", "json", "postgres", "create"]);
+    let told_program = environment.run(&["-o", "json", "postgres", "create"]);
     assert_eq!(String::from_utf8_lossy(&told_program.stderr), "");
     for created in [told_agent, parsed(&told_program.stdout)] {
         assert_eq!(created["version"], newest);
@@ -211,7 +204,7 @@ async fn where_the_default_version_is_not_installed_the_newest_is_taken_with_a_w
             "that no limits hold is the other one: {warnings:?}"
         );
     }
-    let told_person = run(&environment, &["postgres", "create"]);
+    let told_person = environment.run(&["postgres", "create"]);
     let told = String::from_utf8_lossy(&told_person.stderr);
     assert!(told.lines().any(|line| line == format!("warning: {warning}")), "{told}");
     assert_eq!(told.contains("warning: No limits can be set"), !limits_hold(), "{told}");
@@ -221,7 +214,7 @@ async fn where_the_default_version_is_not_installed_the_newest_is_taken_with_a_w
     session
         .fail("create_postgres_instance", json!({ "version": ABSENT }))
         .await;
-    let dropped = run(&environment, &["postgres", "drop", "--all", "--yes"]);
+    let dropped = environment.run(&["postgres", "drop", "--all", "--yes"]);
     assert_eq!(dropped.status.code(), Some(0), "{dropped:?}");
     assert_eq!(local::leftovers(&environment), Vec::<String>::new());
 }

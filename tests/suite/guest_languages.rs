@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Output;
 use std::time::{Duration, SystemTime};
 
 use dev_postgres_mcp_tests::binary::TestEngine::Local;
@@ -194,16 +193,12 @@ fn with_window(environment: &TestEnvironment, hours: i64) -> TestEnvironment {
     with_config(environment, &config)
 }
 
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    environment.command(arguments).output().expect("it runs")
-}
-
 #[tokio::test]
 async fn a_policy_in_python_denies_clients_the_command_line_and_bundles_alike() {
     let environment = with_window(&TestEnvironment::on(Local), -1);
     let told = "no instances are made: the disks are replaced";
 
-    let denied = run(&environment, &["postgres", "create"]);
+    let denied = environment.run(&["postgres", "create"]);
     let said = String::from_utf8_lossy(&denied.stderr).into_owned();
     assert_eq!(denied.status.code(), Some(5), "{said}");
     assert!(said.contains(told), "{said}");
@@ -251,7 +246,7 @@ fn settings_that_a_policy_in_python_refuses_stop_the_start_with_every_problem() 
         maintenance_windows().display()
     );
     let environment = with_config(&TestEnvironment::on(Local), &config);
-    let refused = run(&environment, &["postgres", "create"]);
+    let refused = environment.run(&["postgres", "create"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{said}");
     for problem in ["windows[0].from must be a time", "windows[0].reason must be text"] {

@@ -14,16 +14,6 @@ use serde_json::{Value, json};
 /// How long anything here may take on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn json_of(environment: &TestEnvironment, arguments: &[&str]) -> Value {
-    let output = environment
-        .command([&["-o", "json"], arguments].concat())
-        .output()
-        .expect("it runs");
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {told}");
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
 /// Whether the engine itself still has it.
 async fn is_there(environment: &TestEnvironment, engine: TestEngine, id: &str) -> bool {
     match engine {
@@ -50,7 +40,7 @@ fn id_of(instance: &Value) -> String {
 }
 
 fn entry(environment: &TestEnvironment, id: &str) -> Option<Value> {
-    let list = json_of(environment, &["postgres", "list"]);
+    let list = environment.json(&["postgres", "list"]);
     let instances = list["instances"].as_array().expect("instances");
     instances.iter().find(|instance| instance["id"] == id).cloned()
 }
@@ -84,7 +74,7 @@ async fn an_instance_goes_with_the_session_that_made_it_and_one_with_a_time_to_l
     assert!(session.end().await.status.success());
     assert!(!is_there(&environment, engine, &id_of(&of_session)).await);
     assert!(is_there(&environment, engine, &id_of(&with_ttl)).await);
-    json_of(&environment, &["postgres", "drop", &id_of(&with_ttl)]);
+    environment.json(&["postgres", "drop", &id_of(&with_ttl)]);
     assert_eq!(local::leftovers(&environment), Vec::<String>::new());
 }
 
@@ -108,7 +98,7 @@ async fn what_a_killed_server_had_goes_with_the_next_command_and_nothing_of_a_li
 
     for arguments in [&["postgres", "prune", "--dry-run"][..], &["postgres", "prune"]] {
         assert!(is_there(&environment, engine, &orphan).await, "a dry run only says");
-        let pruned = json_of(&environment, arguments);
+        let pruned = environment.json(arguments);
         let mut removed = pruned["removed"].as_array().expect("a list").iter();
         let of_ours = removed.find(|removed| removed["name"] == orphan.as_str());
         assert_eq!(
@@ -130,7 +120,7 @@ async fn a_time_to_live_ends_an_instance_while_any_server_runs_and_it_counts_as_
     #[values(Docker, Local)] engine: TestEngine,
 ) {
     let environment = TestEnvironment::on(engine);
-    let created = json_of(&environment, &["postgres", "create", "--ttl", "3s"]);
+    let created = environment.json(&["postgres", "create", "--ttl", "3s"]);
     let id = id_of(&created);
     let mut session = Session::initialized(&environment, &["--log-level", "info"]).await;
     let begun = Instant::now();
@@ -190,7 +180,7 @@ async fn an_extended_instance_outlives_its_session_and_the_time_that_it_had(
         .await;
     assert_eq!(extended["lifetime"], "until");
     assert!(extended.get("password").is_none(), "{extended}");
-    json_of(&environment, &["postgres", "extend", &short, "--ttl", "10m"]);
+    environment.json(&["postgres", "extend", &short, "--ttl", "10m"]);
     let listed = entry(&environment, &short).expect("it is there");
     assert!(
         listed["expires_at"].as_str() > created["expires_at"].as_str(),
@@ -208,10 +198,10 @@ async fn an_extended_instance_outlives_its_session_and_the_time_that_it_had(
     );
     assert!(session.end().await.status.success());
     tokio::time::sleep(Duration::from_secs(5)).await;
-    json_of(&environment, &["postgres", "prune"]);
+    environment.json(&["postgres", "prune"]);
     for id in [&of_session, &short] {
         assert!(is_there(&environment, engine, id).await, "{id}");
-        json_of(&environment, &["postgres", "drop", id]);
+        environment.json(&["postgres", "drop", id]);
     }
 }
 
@@ -221,16 +211,16 @@ async fn what_the_command_line_makes_and_what_is_configured_to_stay_has_no_end(
     #[values(Docker, Local)] engine: TestEngine,
 ) {
     let environment = TestEnvironment::on(engine);
-    let by_hand = json_of(&environment, &["postgres", "create"]);
+    let by_hand = environment.json(&["postgres", "create"]);
     assert_eq!(by_hand["lifetime"], "unlimited");
     let mut session = Session::initialized(&environment, &["--instance-on-exit", "keep"]).await;
     let kept = session.succeed("create_postgres_instance", json!({})).await;
     assert_eq!(kept["lifetime"], "unlimited");
     assert!(session.end().await.status.success());
-    json_of(&environment, &["postgres", "prune"]);
+    environment.json(&["postgres", "prune"]);
     for instance in [&by_hand, &kept] {
         let id = id_of(instance);
         assert_eq!(entry(&environment, &id).expect("it is there")["lifetime"], "unlimited");
-        json_of(&environment, &["postgres", "drop", &id]);
+        environment.json(&["postgres", "drop", &id]);
     }
 }

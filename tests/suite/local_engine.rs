@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -74,11 +74,6 @@ fn mode(path: &Path) -> u32 {
         .symlink_metadata()
         .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     metadata.mode() & 0o7777
-}
-
-fn run(scene: &Scene<LocalGround>, arguments: &[&str]) -> Output {
-    let mut command = scene.ground.environment().command(arguments);
-    command.stdin(Stdio::null()).output().expect("the program starts")
 }
 
 /// A program on its way, which is killed with the test.
@@ -722,7 +717,7 @@ async fn an_instance_that_somebody_tampered_with_is_told_without_its_password_an
         assert!(error.to_string().contains(&*path.to_string_lossy()), "{shown}: {error}");
         assert!(!error.to_string().contains("hush-hush"), "{shown}: {error}");
     }
-    let output = run(&scene, &["postgres", "list"]);
+    let output = scene.ground.environment().run(&["postgres", "list"]);
     assert!(output.status.success());
     let warned = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -801,7 +796,7 @@ async fn an_instance_that_nobody_was_told_of_goes_after_its_creators_end() {
         if by_list {
             assert_eq!(next.list().await.expect("a list"), []);
         } else {
-            next.recover().await.expect("recovered");
+            next.recover(true).await.expect("recovered");
         }
         until("it is removed", || !scene.ground.folder(id).exists()).await;
     }
@@ -1227,13 +1222,13 @@ async fn an_initdb_whose_program_was_killed_ends_with_the_next_command() {
         create.kill();
     };
     kill_a_create_at_initdb().await;
-    assert!(run(&scene, &["postgres", "list"]).status.success());
+    assert!(scene.ground.environment().run(&["postgres", "list"]).status.success());
     let left = scene.ground.everything_left(&BTreeSet::new());
     assert!(left.is_empty(), "{left:?}");
 
     // One that still runs is in nobody's way.
     kill_a_create_at_initdb().await;
-    let created = run(&scene, &["-o", "json", "postgres", "create"]);
+    let created = scene.ground.environment().run(&["-o", "json", "postgres", "create"]);
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     let created: Value = serde_json::from_slice(&created.stdout).expect("JSON");
     let dsn = created["dsn"].as_str().expect("a DSN");
@@ -1242,7 +1237,10 @@ async fn an_initdb_whose_program_was_killed_ends_with_the_next_command() {
             .await
             .expect("the DSN connects"),
     );
-    let dropped = run(&scene, &["postgres", "drop", created["id"].as_str().expect("an id")]);
+    let dropped = scene
+        .ground
+        .environment()
+        .run(&["postgres", "drop", created["id"].as_str().expect("an id")]);
     assert!(dropped.status.success());
     scene.assert_nothing_left().await;
 }

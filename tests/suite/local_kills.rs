@@ -2,7 +2,6 @@
 //! nobody was told of.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp::instance::InstanceId;
@@ -12,7 +11,6 @@ use dev_postgres_mcp_tests::processes;
 use dev_postgres_mcp_tests::seeded;
 use rand::RngExt;
 use rand::rngs::StdRng;
-use serde_json::Value;
 
 fn kill_at_some_moment(rng: &mut StdRng, usual_time: Duration) -> Duration {
     usual_time.mul_f64(rng.random_range(0.0..1.0))
@@ -50,17 +48,7 @@ fn check(ground: &LocalGround, kills: &Kills) {
     );
     assert!(!told.is_empty() && at_work > 0, "some of either");
 
-    let run = |arguments: &[&str]| -> Value {
-        let output = ground.environment().command(arguments).stdin(Stdio::null()).output();
-        let output = output.expect("the program starts");
-        assert!(
-            output.status.success(),
-            "{arguments:?}: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        serde_json::from_slice(&output.stdout).expect("JSON")
-    };
-    let listed = run(&["-o", "json", "postgres", "list"]);
+    let listed = ground.environment().json(&["postgres", "list"]);
     let listed: BTreeSet<InstanceId> = listed["instances"]
         .as_array()
         .expect("instances")
@@ -92,9 +80,9 @@ fn check(ground: &LocalGround, kills: &Kills) {
 
     let ids: Vec<String> = listed.iter().map(ToString::to_string).collect();
     if !ids.is_empty() {
-        let mut arguments = vec!["-o", "json", "postgres", "drop"];
+        let mut arguments = vec!["postgres", "drop"];
         arguments.extend(ids.iter().map(String::as_str));
-        run(&arguments);
+        ground.environment().json(&arguments);
     }
     let left = ground.everything_left(&seen.union(told).copied().collect());
     assert!(left.is_empty(), "{left:#?}");

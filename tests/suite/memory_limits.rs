@@ -1,6 +1,5 @@
 //! A query that eats memory harms its own instance only, and `postgres health` says what happened.
 
-use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
@@ -13,13 +12,9 @@ use tokio_postgres::{Client, NoTls};
 /// How long a server may take to recover on a busy machine.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    let mut command = environment.command([&["-o", "json"], arguments].concat());
-    command.stdin(Stdio::null()).output().expect("the program starts")
-}
-
-fn json_of(environment: &TestEnvironment, arguments: &[&str]) -> Value {
-    let output = run(environment, arguments);
+/// What a command says of an instance, sound or not.
+fn said(environment: &TestEnvironment, arguments: &[&str]) -> Value {
+    let output = environment.run(&[&["-o", "json"], arguments].concat());
     serde_json::from_slice(&output.stdout)
         .unwrap_or_else(|_| panic!("{arguments:?}: {}", String::from_utf8_lossy(&output.stderr)))
 }
@@ -49,7 +44,7 @@ async fn a_query_that_eats_memory_harms_its_own_instance_only_and_health_says_so
     let environment = TestEnvironment::on(engine).with("DEV_POSTGRES_MCP_INSTANCE_MEMORY_MIB", "128");
     let mut instances = Vec::new();
     for _ in 0..2 {
-        let instance = json_of(&environment, &["postgres", "create", "--database", &unlikely_name()]);
+        let instance = environment.json(&["postgres", "create", "--database", &unlikely_name()]);
         let client = try_connect(&instance).await.expect("it answers");
         let kept = "CREATE TABLE kept AS SELECT generate_series(1, 1000) i; CREATE TEMPORARY TABLE own AS SELECT 1";
         client.batch_execute(kept).await.expect("it has room");
@@ -60,7 +55,7 @@ async fn a_query_that_eats_memory_harms_its_own_instance_only_and_health_says_so
     };
     let health = |instance: &Value| {
         let id = instance["id"].as_str().expect("text");
-        json_of(&environment, &["postgres", "health", id])
+        said(&environment, &["postgres", "health", id])
     };
     for (instance, _) in &instances {
         assert_eq!(health(instance)["message"], "PostgreSQL answered a query.");
@@ -106,6 +101,6 @@ async fn a_query_that_eats_memory_harms_its_own_instance_only_and_health_says_so
     assert_eq!(told["message"], "PostgreSQL answered a query.");
     for (instance, _) in &instances {
         let id = instance["id"].as_str().expect("text");
-        assert!(run(&environment, &["postgres", "drop", id]).status.success());
+        environment.json(&["postgres", "drop", id]);
     }
 }

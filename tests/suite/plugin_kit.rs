@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Output;
 
 use dev_postgres_mcp::digest::Digest;
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
@@ -16,17 +15,13 @@ use serde_json::{Value, json};
 
 const PLUGINS: &str = "dev-postgres-mcp://plugins";
 
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    environment.command(arguments).output().expect("it runs")
-}
-
 fn text(bytes: &[u8]) -> &str {
     str::from_utf8(bytes).expect("UTF-8")
 }
 
 /// Runs a command that has to end with `code`; what it says in JSON.
 fn json_of(environment: &TestEnvironment, code: i32, arguments: &[&str]) -> Value {
-    let output = run(environment, &[arguments, &["--output", "json"]].concat());
+    let output = environment.run(&[arguments, &["--output", "json"]].concat());
     assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
@@ -159,7 +154,7 @@ fn what_is_in_a_file_is_told_and_what_is_no_plugin_is_refused() {
     assert!(seen["producers"]["processed-by"]["wit-component"].is_string(), "{seen}");
 
     fs::write(&file, "#!/bin/sh\n").expect("a file");
-    let output = run(&environment, &["plugin", "inspect", path]);
+    let output = environment.run(&["plugin", "inspect", path]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(
         text(&output.stderr).contains("is no plugin: it is no component: "),
@@ -183,7 +178,7 @@ fn scaffold(environment: &TestEnvironment, name: &str, world: &str, language: &s
         "--path",
         path,
     ];
-    let output = run(environment, &new);
+    let output = environment.run(&new);
     assert!(output.status.success(), "{}", text(&output.stderr));
     folder
 }
@@ -254,31 +249,6 @@ fn a_new_tool_bundle_in_rust_builds_passes_its_own_check_and_can_be_tried() {
     );
 }
 
-#[test]
-fn a_new_policy_in_rust_builds_passes_its_own_check_and_decides() {
-    let environment = TestEnvironment::without_engine();
-    let file = &built(&environment, "choose-versions", "policy");
-    let checked = json_of(
-        &environment,
-        0,
-        &["plugin", "check", file, "--settings", r#"{"versions": ["17"]}"#],
-    );
-    assert_eq!(
-        (&checked["world"], &checked["version"]),
-        (&json!("policy"), &json!("0.2.0"))
-    );
-    let environment = environment
-        .with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file)
-        .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", r#"{"versions": ["16"]}"#);
-    let denied = run(&environment, &["postgres", "create", "--version", "17"]);
-    assert_eq!(denied.status.code(), Some(5));
-    assert!(
-        text(&denied.stderr).contains("not among the team's versions: 16"),
-        "{}",
-        text(&denied.stderr)
-    );
-}
-
 /// A scaffold in Python or JavaScript, built as its README.md has it; the file that comes of it.
 fn componentized(environment: &TestEnvironment, name: &str, world: &str, language: &str) -> String {
     let folder = scaffold(environment, name, world, language);
@@ -334,15 +304,18 @@ fn a_new_tool_bundle_in_another_language_builds_passes_its_own_check_and_can_be_
     );
 }
 
+#[rstest]
+#[case::rust("rust")]
+#[case::python("python")]
+#[case::javascript("javascript")]
 #[test]
-fn a_new_policy_in_python_builds_passes_its_own_check_and_decides() {
+fn a_new_policy_builds_passes_its_own_check_and_decides(#[case] language: &str) {
     let environment = TestEnvironment::without_engine().with("XDG_CACHE_HOME", shared_cache());
-    let file = &componentized(&environment, "choose-versions", "policy", "python");
-    let checked = json_of(
-        &environment,
-        0,
-        &["plugin", "check", file, "--settings", r#"{"versions": ["17"]}"#],
-    );
+    let file = &match language {
+        "rust" => built(&environment, "choose-versions", "policy"),
+        _ => componentized(&environment, "choose-versions", "policy", language),
+    };
+    let checked = environment.json(&["plugin", "check", file, "--settings", r#"{"versions": ["17"]}"#]);
     assert_eq!(
         (&checked["world"], &checked["version"]),
         (&json!("policy"), &json!("0.2.0"))
@@ -350,7 +323,7 @@ fn a_new_policy_in_python_builds_passes_its_own_check_and_decides() {
     let environment = environment
         .with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file)
         .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", r#"{"versions": ["16"]}"#);
-    let denied = run(&environment, &["postgres", "create", "--version", "17"]);
+    let denied = environment.run(&["postgres", "create", "--version", "17"]);
     assert_eq!(denied.status.code(), Some(5));
     assert!(
         text(&denied.stderr).contains("not among the team's versions: 16"),
@@ -365,10 +338,7 @@ fn nothing_is_ever_overwritten() {
     let folder = scaffold(&environment, "mine", "policy", "python");
     fs::write(folder.join("plugin.py"), "mine").expect("a file");
     let path = folder.to_str().expect("UTF-8");
-    let again = run(
-        &environment,
-        &["plugin", "new", "other", "--world", "tool-bundle", "--path", path],
-    );
+    let again = environment.run(&["plugin", "new", "other", "--world", "tool-bundle", "--path", path]);
     assert_eq!(again.status.code(), Some(5));
     assert_eq!(
         text(&again.stderr),

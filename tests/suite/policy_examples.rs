@@ -35,15 +35,6 @@ fn under(environment: TestEnvironment, name: &str, settings: &Value) -> TestEnvi
         .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", settings.to_string())
 }
 
-fn json_of(environment: &TestEnvironment, arguments: &[&str]) -> Value {
-    let output = environment
-        .command([arguments, &["--output", "json"]].concat())
-        .output();
-    let output = output.expect("it runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
 /// The same environment, in which this example decides for the teams web and mail, with these lines in each one's table.
 fn of_teams(environment: TestEnvironment, name: &str, lines: &str) -> TestEnvironment {
     fs::write(environment.home().join(name).with_extension("wasm"), example(name)).expect("a file");
@@ -114,10 +105,10 @@ async fn each_passes_its_own_tests_loads_as_its_readme_says_and_refuses_wrong_se
     let config = environment.home().join("config.toml");
     fs::write(&config, configuration.expect("a configuration")).expect("a file");
     let configured = environment.clone().with("DEV_POSTGRES_MCP_CONFIG", config);
-    let list = json_of(&configured, &["plugin", "list"]);
+    let list = configured.json(&["plugin", "list"]);
     assert_eq!(list["plugins"][0]["from"], *file, "{list}");
     assert_eq!(list["plugins"][0]["state"], "serving");
-    let checked = json_of(&environment, &["plugin", "check", &file, "--settings", "{}"]);
+    let checked = environment.json(&["plugin", "check", &file, "--settings", "{}"]);
     assert_eq!(checked["world"], "policy", "{checked}");
 
     let wrong = configured.with("DEV_POSTGRES_MCP_POLICY_SETTINGS", wrong.to_string());
@@ -148,8 +139,8 @@ async fn a_quota_counts_what_there_is_whoever_made_it() {
         assert_denied(&error, full);
         assert_denied(&error, &format!("perhaps the oldest, {id} of 20"));
     }
-    json_of(&environment, &["postgres", "drop", id]);
-    let created = json_of(&environment, &["postgres", "create"]);
+    environment.json(&["postgres", "drop", id]);
+    let created = environment.json(&["postgres", "create"]);
     let id = created["id"].as_str().expect("an id");
     assert_denied(
         &session.fail("create_postgres_instance", json!({})).await,
@@ -166,7 +157,7 @@ async fn each_team_has_its_own_quota() {
     let teams = of_teams(TestEnvironment::on(Local), "team_quota", settings);
     let of = |team: &str| teams.clone().with("DEV_POSTGRES_MCP_TEAM", team);
     let (web, mail) = (of("web"), of("mail"));
-    let of_web = json_of(&web, &["postgres", "create"]);
+    let of_web = web.json(&["postgres", "create"]);
     let mut session = Session::initialized(&web, &["--pool-size", "0"]).await;
     for error in [
         session.fail("create_postgres_instance", json!({})).await,
@@ -178,9 +169,9 @@ async fn each_team_has_its_own_quota() {
         );
     }
     assert!(session.end().await.status.success());
-    let of_mail = json_of(&mail, &["postgres", "create"]);
+    let of_mail = mail.json(&["postgres", "create"]);
     for created in [of_web, of_mail] {
-        json_of(&teams, &["postgres", "drop", created["id"].as_str().expect("an id")]);
+        teams.json(&["postgres", "drop", created["id"].as_str().expect("an id")]);
     }
     assert_eq!(leftovers(&teams), Vec::<String>::new());
 }
@@ -283,7 +274,7 @@ async fn a_weak_password_is_refused_without_a_word_of_it_and_a_generated_one_ope
 async fn a_database_is_given_its_teams_prefix_or_refused_without() {
     let of_web = "settings = { prefixes = { web = 'web_' }, pattern = '[a-z_]+' }\nmay_change = ['database']\n";
     let web = of_teams(TestEnvironment::on(Local), "naming_rules", of_web).with("DEV_POSTGRES_MCP_TEAM", "web");
-    let created = json_of(&web, &["postgres", "create", "--database", "shop"]);
+    let created = web.json(&["postgres", "create", "--database", "shop"]);
     assert_eq!(created["database"], "web_shop");
     let dsn = created["dsn"].as_str().expect("a DSN");
     let (client, connection) = tokio_postgres::connect(dsn, tokio_postgres::NoTls)
@@ -292,7 +283,7 @@ async fn a_database_is_given_its_teams_prefix_or_refused_without() {
     tokio::spawn(connection);
     let row = client.query_one("SELECT current_database()::text", &[]).await;
     assert_eq!(row.expect("a row").get::<_, String>(0), "web_shop");
-    json_of(&web, &["postgres", "drop", created["id"].as_str().expect("an id")]);
+    web.json(&["postgres", "drop", created["id"].as_str().expect("an id")]);
     assert_eq!(leftovers(&web), Vec::<String>::new());
 
     let strict = "settings = { prefixes = { web = 'web_' }, pattern = '[a-z_]+', missing_prefix = 'refuse' }\n";
@@ -338,7 +329,7 @@ async fn outside_of_office_hours_nothing_is_created_and_what_there_is_can_be_use
         "office_hours",
         &all_day(days_from_today(0..7)),
     );
-    let created = json_of(&open, &["postgres", "create"]);
+    let created = open.json(&["postgres", "create"]);
     let id = created["id"].as_str().expect("an id");
 
     // Neither yesterday nor tomorrow: this test may run at midnight.

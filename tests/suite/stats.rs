@@ -1,7 +1,5 @@
 //! `postgres stats` with each engine behind it: what is told of a real instance is so.
 
-use std::process::{Output, Stdio};
-
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::{TestEnvironment, limits_hold};
 use dev_postgres_mcp_tests::specs::unlikely_name;
@@ -12,21 +10,6 @@ use tokio_postgres::{Client, NoTls};
 /// More than a new instance has of anything else: 64 MiB.
 const LARGE: u64 = 64 << 20;
 
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    let mut command = environment.command(arguments);
-    command.stdin(Stdio::null()).output().expect("the program starts")
-}
-
-fn json_of(environment: &TestEnvironment, arguments: &[&str]) -> Value {
-    let output = run(environment, &[&["-o", "json"], arguments].concat());
-    assert!(
-        output.status.success(),
-        "{arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
 async fn connect(instance: &Value) -> Client {
     let dsn = instance["dsn"].as_str().expect("text");
     let (client, connection) = tokio_postgres::connect(dsn, NoTls).await.expect("it answers");
@@ -36,7 +19,7 @@ async fn connect(instance: &Value) -> Client {
 }
 
 fn stats_of(environment: &TestEnvironment, id: &str) -> Value {
-    let told = json_of(environment, &["postgres", "stats", id]);
+    let told = environment.json(&["postgres", "stats", id]);
     assert_eq!(told["count"], 1, "{told}");
     assert_eq!(told["instances"][0]["id"], id);
     told["instances"][0].clone()
@@ -51,7 +34,7 @@ fn number(stats: &Value, name: &str) -> u64 {
 async fn what_an_instance_takes_is_told_and_grows_with_what_it_does(#[values(Docker, Local)] engine: TestEngine) {
     let environment = TestEnvironment::on(engine);
     let name = unlikely_name();
-    let instance = json_of(&environment, &["postgres", "create", "--database", &name]);
+    let instance = environment.json(&["postgres", "create", "--database", &name]);
     let id = instance["id"].as_str().expect("text");
 
     let idle = stats_of(&environment, id);
@@ -102,15 +85,15 @@ async fn what_an_instance_takes_is_told_and_grows_with_what_it_does(#[values(Doc
     let grown = number(&loaded, "disk_bytes").saturating_sub(number(&idle, "disk_bytes"));
     assert!(grown > LARGE, "{grown} bytes: {idle} {loaded}");
 
-    let table = run(&environment, &["postgres", "stats", &id[..13]]);
+    let table = environment.run(&["postgres", "stats", &id[..13]]);
     let table = String::from_utf8(table.stdout).expect("UTF-8");
     let lines: Vec<&str> = table.lines().collect();
     assert!(lines[0].starts_with("ID") && lines[0].ends_with("AGE"), "{table}");
     assert!(lines.len() == 2 && lines[1].starts_with(id), "{table}");
 
-    json_of(&environment, &["postgres", "drop", id]);
+    environment.json(&["postgres", "drop", id]);
     computing.await.expect("no panic");
-    let gone = run(&environment, &["postgres", "stats", id]);
+    let gone = environment.run(&["postgres", "stats", id]);
     assert_eq!(gone.status.code(), Some(4), "{}", String::from_utf8_lossy(&gone.stderr));
 }
 
@@ -121,21 +104,21 @@ async fn an_instance_that_has_stopped_is_told_without_what_only_a_running_one_ta
 ) {
     let environment = TestEnvironment::on(engine);
     let name = unlikely_name();
-    let instance = json_of(&environment, &["postgres", "create", "--database", &name]);
+    let instance = environment.json(&["postgres", "create", "--database", &name]);
     let id = instance["id"].as_str().expect("text");
     let client = connect(&instance).await;
     // In the data directory; the session that says so ends with it.
     let _ = client
         .batch_execute("COPY (SELECT 1) TO PROGRAM 'head -1 postmaster.pid | xargs kill -INT'")
         .await;
-    let stopped = || json_of(&environment, &["postgres", "get", id])["status"] == "stopped";
+    let stopped = || environment.json(&["postgres", "get", id])["status"] == "stopped";
     for _ in 0..600 {
         if stopped() {
             break;
         }
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    let told = json_of(&environment, &["postgres", "stats"]);
+    let told = environment.json(&["postgres", "stats"]);
     let all = told["instances"].as_array().expect("instances");
     let stats = all.iter().find(|stats| stats["id"] == id).expect("it is among them");
     assert_eq!(stats["status"], "stopped", "{stats}");
@@ -143,5 +126,5 @@ async fn an_instance_that_has_stopped_is_told_without_what_only_a_running_one_ta
         assert_eq!(stats[nothing], Value::Null, "{stats}");
     }
     assert!(number(stats, "disk_bytes") > 0, "{stats}");
-    json_of(&environment, &["postgres", "drop", id]);
+    environment.json(&["postgres", "drop", id]);
 }

@@ -5,7 +5,7 @@ use std::process::Output;
 
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
 use dev_postgres_mcp_tests::session::Session;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// An hour at most for one team, two for the other, a week for nobody's.
 const CONFIGURATION: &str = "
@@ -27,31 +27,21 @@ fn of_team(environment: &TestEnvironment, team: &str) -> TestEnvironment {
     environment.clone().with("DEV_POSTGRES_MCP_TEAM", team)
 }
 
-fn run(environment: &TestEnvironment, arguments: &[&str]) -> Output {
-    environment.command(arguments).output().expect("it runs")
-}
-
 /// What a command says that fails.
 fn told(output: &Output) -> String {
     assert!(!output.status.success(), "{output:?}");
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn json_of(output: &Output) -> Value {
-    let told = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{told}");
-    serde_json::from_slice(&output.stdout).expect("JSON")
-}
-
 #[tokio::test]
 async fn a_teams_rules_hold_for_its_people_and_its_agents_and_for_no_other_team() {
     let environment = configured(TestEngine::Docker, CONFIGURATION);
-    let create = ["-o", "json", "postgres", "create", "--ttl", "90m"];
-    let refused = run(&of_team(&environment, "payments"), &create);
+    let create = ["postgres", "create", "--ttl", "90m"];
+    let refused = of_team(&environment, "payments").run(&create);
     assert!(told(&refused).contains("must be 1 to 3600"), "{refused:?}");
     // The option wins over the variable.
     let with_option = [&["--team", "payments"], &create[..]].concat();
-    let refused = run(&of_team(&environment, "search"), &with_option);
+    let refused = of_team(&environment, "search").run(&with_option);
     assert!(told(&refused).contains("must be 1 to 3600"), "{refused:?}");
 
     let payments = of_team(&environment, "payments");
@@ -63,16 +53,16 @@ async fn a_teams_rules_hold_for_its_people_and_its_agents_and_for_no_other_team(
     assert!(session.end().await.status.success());
 
     let search = of_team(&environment, "search");
-    let made = json_of(&run(&search, &create));
+    let made = search.json(&create);
     let id = made["id"].as_str().expect("an id");
-    let listed = json_of(&run(&environment, &["-o", "json", "postgres", "list"]));
+    let listed = environment.json(&["postgres", "list"]);
     let instances = listed["instances"].as_array().expect("instances");
     let mine = instances
         .iter()
         .find(|instance| instance["id"] == id)
         .expect("it is there");
     assert_eq!(mine["owner"]["team"], "search", "{mine}");
-    json_of(&run(&environment, &["-o", "json", "postgres", "drop", id]));
+    environment.json(&["postgres", "drop", id]);
 }
 
 #[tokio::test]
@@ -88,7 +78,7 @@ async fn a_wrong_setting_of_the_team_stops_the_start_with_the_field_and_the_reas
     let session = Session::initialized(&of_team(&environment, "search"), &[]).await;
     assert!(session.end().await.status.success());
 
-    let nobody = run(&environment, &["--team", "nobody", "postgres", "list"]);
+    let nobody = environment.run(&["--team", "nobody", "postgres", "list"]);
     let told = told(&nobody);
     assert!(
         told.contains("--team: team must be a team of the configuration: payments, search"),
@@ -126,11 +116,11 @@ async fn rules_that_only_monitor_let_everything_through_and_the_log_says_what_th
     assert!(denials[0].contains("must be 1 to 60"), "{}", denials[0]);
     assert!(!remains.log.contains("planted"), "{}", remains.log);
 
-    let plugins = json_of(&run(&team, &["-o", "json", "plugin", "list"]));
+    let plugins = team.json(&["plugin", "list"]);
     assert_eq!(
         (&plugins["plugins"][0]["mode"], &plugins["plugins"][0]["may_change"]),
         (&json!("monitor"), &json!([]))
     );
-    let doctor = String::from_utf8_lossy(&run(&team, &["doctor"]).stdout).into_owned();
+    let doctor = String::from_utf8_lossy(&team.run(&["doctor"]).stdout).into_owned();
     assert!(doctor.contains("nothing is denied, it only monitors"), "{doctor}");
 }

@@ -134,8 +134,8 @@ impl AutoEngine {
 
 #[async_trait]
 impl Engine for AutoEngine {
-    async fn recover(&self) -> Result<(), EngineError> {
-        let (local, docker) = tokio::join!(self.local.recover(), self.docker.recover());
+    async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
+        let (local, docker) = tokio::join!(self.local.recover(was_killed), self.docker.recover(was_killed));
         local.and(docker)
     }
 

@@ -365,18 +365,16 @@ fn instances(mut containers: Vec<ContainerSummary>) -> Vec<(InstanceId, Containe
 #[async_trait]
 impl Engine for DockerEngine {
     // Which instances nobody has been told of can't be seen from their containers.
-    async fn recover(&self) -> Result<(), EngineError> {
+    async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
         // Whoever asks for Docker next is told.
         if self.answers().await.is_err() {
             return Ok(());
         }
         let had_orphans = !prune::orphans(self, false).await?.is_empty();
         template::remove_stale(self).await?;
-        let owners = self.owners.clone();
-        let was_killed = tokio::task::spawn_blocking(move || owners.tidy());
         // Whoever was killed may have made it for a container that it didn't come to. Where nobody was, somebody may be just
         // about to use it.
-        if was_killed.await.unwrap_or(false) || had_orphans {
+        if was_killed || had_orphans {
             network::tidy(self, Trace::Made).await;
         }
         Ok(())

@@ -135,7 +135,7 @@ impl FakeEngine {
 
 #[async_trait]
 impl Engine for FakeEngine {
-    async fn recover(&self) -> Result<(), EngineError> {
+    async fn recover(&self, _was_killed: bool) -> Result<(), EngineError> {
         Ok(())
     }
 

@@ -217,7 +217,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineEr
 
 #[async_trait]
 impl Engine for LocalEngine {
-    async fn recover(&self) -> Result<(), EngineError> {
+    async fn recover(&self, _was_killed: bool) -> Result<(), EngineError> {
         self.sweep().await
     }
 

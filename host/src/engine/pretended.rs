@@ -25,7 +25,7 @@ impl PretendedEngine {
 
 #[async_trait]
 impl Engine for PretendedEngine {
-    async fn recover(&self) -> Result<(), EngineError> {
+    async fn recover(&self, _was_killed: bool) -> Result<(), EngineError> {
         Ok(())
     }
 

@@ -52,6 +52,21 @@ pub enum Left {
 }
 
 impl InstanceManager {
+    /// Removes what killed processes have left and what is over, as every process does at its start. What can't be removed is
+    /// logged, and stays for the next one.
+    pub async fn recover(&self) {
+        // By this it is known whether one was killed: whoever looks first removes it.
+        let owners = self.owners.clone();
+        let was_killed = tokio::task::spawn_blocking(move || owners.tidy());
+        if let Err(error) = self.engine.recover(was_killed.await.unwrap_or(false)).await {
+            tracing::warn!(%error, "what killed processes have left stays for now");
+        }
+        // Whoever asks for the engine next is told.
+        if let Err(error) = self.sweep(false).await {
+            tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
+        }
+    }
+
     /// Removes the instances that are over. `dry_run` only says which.
     ///
     /// An instance belongs to a process only where this machine can tell whether that lives: those of other machines on the
@@ -60,15 +75,14 @@ impl InstanceManager {
     /// # Errors
     /// If the engine can't tell. What can't be removed is logged, and stays for the next time.
     pub async fn sweep(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
-        if !dry_run {
-            // What other processes were called is of no use any more. It is no matter if that fails.
-            let owners = self.owners.clone();
-            let _ = tokio::task::spawn_blocking(move || owners.tidy()).await;
-        }
+        self.remove_over(&self.engine.list_all().await?, dry_run).await
+    }
+
+    async fn remove_over(&self, instances: &[Instance], dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
         let mut swept = Vec::new();
-        for instance in self.engine.list_all().await? {
+        for instance in instances {
             let id = instance.id;
-            if self.why_over(&instance).await?.is_none() {
+            if self.why_over(instance).await?.is_none() {
                 continue;
             }
             // Looked at again, right before: somebody may have extended it since.
@@ -105,17 +119,24 @@ impl InstanceManager {
     /// Sweeps whenever something may be over, until the future is dropped.
     pub async fn keep_sweeping(&self) {
         loop {
-            if let Err(error) = self.sweep(false).await {
+            let instances = match self.engine.list_all().await {
+                Ok(instances) => instances,
+                Err(error) => {
+                    tracing::debug!(error = ?error.to_string(), "it can't be told which instances there are");
+                    Vec::new()
+                }
+            };
+            if let Err(error) = self.remove_over(&instances, false).await {
                 tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
             }
-            tokio::time::sleep(self.until_next_end().await).await;
+            tokio::time::sleep(self.until_next_end(&instances).await).await;
         }
     }
 
-    /// How long to wait for the next look.
-    async fn until_next_end(&self) -> Duration {
+    /// How long to wait for the next look, after one at these.
+    async fn until_next_end(&self, instances: &[Instance]) -> Duration {
         let mut pause = LOOK_PAUSE;
-        for instance in self.engine.list_all().await.unwrap_or_default() {
+        for instance in instances {
             if let Lifetime::Until(end) = instance.lifetime
                 && let Ok(now) = self.engine.now(instance.engine).await
             {
@@ -371,13 +392,17 @@ mod tests {
             now: Some(at(0)),
             ..FakeEngine::default()
         });
-        assert_eq!(desk.manager.until_next_end().await, LOOK_PAUSE);
+        let pause = async || {
+            let instances = desk.engine.list_all().await.expect("a list");
+            desk.manager.until_next_end(&instances).await
+        };
+        assert_eq!(pause().await, LOOK_PAUSE);
         desk.add(None, Lifetime::Until(at(3600)));
-        assert_eq!(desk.manager.until_next_end().await, LOOK_PAUSE);
+        assert_eq!(pause().await, LOOK_PAUSE);
         desk.add(None, Lifetime::Until(at(7)));
-        assert_eq!(desk.manager.until_next_end().await, Duration::from_secs(7));
+        assert_eq!(pause().await, Duration::from_secs(7));
         desk.add(None, Lifetime::Until(at(0)));
-        assert_eq!(desk.manager.until_next_end().await, LOOK_PAUSE_MIN);
+        assert_eq!(pause().await, LOOK_PAUSE_MIN);
     }
 
     #[tokio::test(start_paused = true)]
