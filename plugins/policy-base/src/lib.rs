@@ -12,11 +12,14 @@
 //! | [`dsn`] | what the connection URI looks like |
 //! | [`lifetime`] | how long an instance lives that is given a time to live |
 //! | [`settings`] | what the configuration says, and all that is wrong with it |
+//!
+//! [`rule`] makes a policy of these and one more rule, which is all that most teams need.
 
 pub mod dsn;
 pub mod lifetime;
 pub mod password;
 pub mod plan;
+pub mod rule;
 pub mod settings;
 
 pub use bindings::dev_postgres::plugin::inventory::Holding;

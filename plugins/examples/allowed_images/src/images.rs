@@ -7,7 +7,7 @@ const MAJOR_MAX: u64 = 99;
 
 /// What may be built. A list that is left out allows everything.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Images {
+pub struct Images {
     repositories: Option<Vec<Pattern>>,
     versions: Option<Versions>,
 }

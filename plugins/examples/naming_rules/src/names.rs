@@ -19,7 +19,7 @@ enum Missing {
 
 /// What databases may be called.
 #[derive(Debug)]
-pub(crate) struct Names {
+pub struct Names {
     /// Of whoever isn't named.
     prefix: String,
     prefixes: BTreeMap<String, String>,

@@ -21,7 +21,7 @@ const DAYS: [&str; 7] = [
 
 /// When creates are allowed. Times are in minutes.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Hours {
+pub struct Hours {
     /// Of the week, counted from Monday, 0.
     days: Vec<i64>,
     /// Of the day.

@@ -28,7 +28,7 @@ const RANDOM_BYTES: u32 = 64;
 
 /// How strong passwords have to be.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Strength {
+pub struct Strength {
     length_min: usize,
     classes_min: usize,
     /// As [`folded`] writes them.

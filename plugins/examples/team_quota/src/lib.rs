@@ -2,77 +2,43 @@
 //!
 //! `quota` has the rule; all else is as in the built-in policy.
 
-use policy_base::lifetime::{self, Lifetimes};
-use policy_base::settings::{self, Given};
-use policy_base::{
-    Action, Caller, CreateRequest, Defaults, Endpoint, FieldError, Guest, Instance, InstanceSpec, Rejection, dsn,
-    inventory, password, plan,
-};
+use policy_base::lifetime::Lifetimes;
+use policy_base::rule::{Policy, Rule};
+use policy_base::settings::Given;
+use policy_base::{Caller, CreateRequest, Defaults, InstanceSpec, Rejection, inventory, password, plan};
 
 use quota::Quota;
 
 mod quota;
 
-/// What the configuration says.
-#[derive(Debug)]
-struct Settings {
-    quota: Quota,
-    lifetimes: Lifetimes,
-}
-
-impl Settings {
-    fn parse(text: &str) -> Result<Self, Vec<FieldError>> {
-        let mut given = Given::parse(text);
-        let settings = Self {
-            quota: Quota::take(&mut given),
-            lifetimes: Lifetimes::take(&mut given),
-        };
-        given.finish(settings)
-    }
-
-    fn own() -> Result<Self, Rejection> {
-        Self::parse(&settings::get()).map_err(Rejection::Invalid)
-    }
-}
-
-/// The exported side: one function per question.
-pub struct TeamQuota;
+/// The exported side.
+pub type TeamQuota = Policy<Quota>;
 
 // Linkers of other targets, where only the tests run, don't take a component's export names.
 #[cfg(target_arch = "wasm32")]
 policy_base::bindings::export!(TeamQuota with_types_in policy_base::bindings);
 
-impl Guest for TeamQuota {
-    fn check_settings(settings: String) -> Result<(), Vec<FieldError>> {
-        Settings::parse(&settings).map(drop)
+impl Rule for Quota {
+    fn from_settings(given: &mut Given) -> Self {
+        Self::take(given)
     }
 
-    fn plan_create(request: CreateRequest, defaults: Defaults, caller: Caller) -> Result<InstanceSpec, Rejection> {
-        let settings = Settings::own()?;
-        let spec =
-            plan::plan(request, defaults, &settings.lifetimes, password::generate).map_err(Rejection::Invalid)?;
+    fn plan_create(
+        &self,
+        request: CreateRequest,
+        defaults: Defaults,
+        caller: &Caller,
+        lifetimes: &Lifetimes,
+    ) -> Result<InstanceSpec, Rejection> {
+        let spec = plan::plan(request, defaults, lifetimes, password::generate).map_err(Rejection::Invalid)?;
         let holdings = inventory::list().map_err(|failure| {
             Rejection::Denied(format!(
                 "the instances that there are can't be counted: {}",
                 failure.message
             ))
         })?;
-        settings
-            .quota
-            .check(caller.team.as_deref(), &holdings)
+        self.check(caller.team.as_deref(), &holdings)
             .map_err(Rejection::Denied)?;
         Ok(spec)
-    }
-
-    fn plan_extend(_target: Instance, ttl_seconds: Option<u64>, _caller: Caller) -> Result<u64, Rejection> {
-        lifetime::extension(ttl_seconds, &Settings::own()?.lifetimes).map_err(Rejection::Invalid)
-    }
-
-    fn authorize(_action: Action, _target: Instance, _caller: Caller) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn format_dsn(endpoint: Endpoint) -> String {
-        dsn::format(&endpoint)
     }
 }

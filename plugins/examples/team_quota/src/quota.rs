@@ -12,7 +12,7 @@ const INSTANCES_LIMIT: u64 = 10_000;
 
 /// How many instances each team may have.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Quota {
+pub struct Quota {
     /// Whoever isn't named; those who are in no team, together.
     others: u64,
     teams: BTreeMap<String, u64>,
