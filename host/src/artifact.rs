@@ -348,3 +348,82 @@ fn put(pins: &mut Vec<Pin>, pin: Pin) {
     pins.retain(|present| !present.is_for(pin.world, &pin.name));
     pins.push(pin);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+    use crate::failure::{Failure, FailureCode};
+    use crate::plugins::grants::Grants;
+
+    const PLACE: &str = "oci://127.0.0.1:9/acme/tools:1";
+
+    fn artifacts(home: &Path) -> Artifacts {
+        Artifacts::new(
+            Some(home.join(lock::NAME)),
+            Some(home.join("pulled")),
+            &Environment::default(),
+        )
+    }
+
+    fn reference() -> Reference {
+        PLACE.parse().expect("a reference")
+    }
+
+    fn pin(manifest: &[u8]) -> Pin {
+        Pin {
+            name: "acme".into(),
+            world: World::ToolBundle,
+            reference: PLACE.into(),
+            manifest: Digest::of(manifest),
+            sha256: Digest::of(b""),
+            grants: Grants::default(),
+            tools: [].into(),
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_folder_to_keep_it_in_nothing_comes_from_a_registry() {
+        let nowhere = Artifacts::new(None, None, &Environment::default());
+        let found = nowhere.find(World::ToolBundle, "acme", &reference()).await;
+        let error = found.expect_err("there is no folder");
+        assert!(
+            matches!(&error, ArtifactError::Homeless { name } if name == "acme"),
+            "{error}"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_another_process_has_pinned_meanwhile_stays() {
+        let home = tempfile::tempdir().expect("a folder");
+        let artifacts = artifacts(home.path());
+        artifacts.agree(vec![(None, pin(b"theirs"))]).await.expect("pinned");
+        let error = artifacts
+            .agree(vec![(None, pin(b"ours"))])
+            .await
+            .expect_err("it is pinned");
+        assert!(
+            matches!(&error, ArtifactError::Overtaken { name } if name == "acme"),
+            "{error}"
+        );
+        let text = fs::read_to_string(home.path().join(lock::NAME)).expect("text");
+        assert!(text.contains(&Digest::of(b"theirs").to_string()), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_lock_file_that_makes_no_sense_is_no_reason_to_pin_anew() {
+        let home = tempfile::tempdir().expect("a folder");
+        fs::write(home.path().join(lock::NAME), "nonsense").expect("a file");
+        let found = artifacts(home.path())
+            .find(World::ToolBundle, "acme", &reference())
+            .await;
+        let error = found.expect_err("nonsense");
+        assert!(
+            matches!(error, ArtifactError::Lock(LockError::Unreadable { .. })),
+            "{error}"
+        );
+        assert_eq!(Failure::from(&error).code, FailureCode::Failed);
+    }
+}

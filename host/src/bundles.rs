@@ -307,9 +307,10 @@ fn unreadable(name: String, found: &Found, reason: String) -> PluginError {
     }
 }
 
-/// Entries are the same one if they have the same place.
+/// Entries are the same one if they have the same name and place.
 fn log_changes(before: &[Entry], after: &[Entry]) {
-    let same = |entries: &[Entry], wanted: &Entry| entries.iter().find(|entry| entry.place == wanted.place).cloned();
+    let is_same = |entry: &Entry, wanted: &Entry| (&entry.name, &entry.place) == (&wanted.name, &wanted.place);
+    let same = |entries: &[Entry], wanted: &Entry| entries.iter().find(|entry| is_same(entry, wanted)).cloned();
     let problem = |entry: &Entry| entry.problem.as_ref().map(ToString::to_string);
     for entry in after {
         let old = same(before, entry);
@@ -328,9 +329,9 @@ fn log_changes(before: &[Entry], after: &[Entry]) {
             log_problem(entry);
         }
     }
-    for Entry { name, place, .. } in before.iter().filter(|entry| entry.bundle.is_some()) {
-        if !after.iter().any(|entry| entry.place == *place) {
-            tracing::info!(bundle = name, place, "removed a bundle");
+    for old in before.iter().filter(|entry| entry.bundle.is_some()) {
+        if !after.iter().any(|entry| is_same(entry, old)) {
+            tracing::info!(bundle = old.name, place = old.place, "removed a bundle");
         }
     }
 }

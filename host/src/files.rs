@@ -137,7 +137,11 @@ fn remove_unfinished(path: &Path) {
             .to_str()
             .and_then(|name| name.strip_prefix(UNFINISHED))
             .is_some_and(|id| id.parse::<Uuid>().is_ok());
-        if is_ours && File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok()) {
+        // Locked until it is removed: whoever has just made it sees then that it has gone.
+        if is_ours
+            && let Ok(file) = File::open(entry.path())
+            && file.try_lock().is_ok()
+        {
             // Another process may have been faster.
             let _ = fs::remove_file(entry.path());
         }

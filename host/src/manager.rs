@@ -370,7 +370,7 @@ impl InstanceManager {
         let creating = METRICS.creating();
         let outcome = self.make(request, caller, progress).await;
         if let Err(InstanceError::Rejected(rejection)) = &outcome {
-            count(None, rejection);
+            count("create", rejection);
         }
         let code = outcome.as_ref().map_err(|error| Failure::from(error).code);
         creating.ended(code.map_or_else(FailureCode::as_str, |_| "created"));
@@ -471,10 +471,11 @@ impl InstanceManager {
         caller: &Caller,
     ) -> Result<Instance, InstanceError> {
         let found = self.find(id).await?;
-        let ttl = self
+        let planned = self
             .policy
             .plan_extend(&found.instance, ttl_seconds, caller, self.inventory())
-            .await?;
+            .await;
+        let ttl = planned.inspect_err(|rejection| count("extend", rejection))?;
         let lifetime = Lifetime::Until(self.end(ttl, &found.instance).await?);
         self.engine.keep(id, lifetime).await?;
         self.sessions.remove(id);
@@ -513,6 +514,10 @@ impl InstanceManager {
     /// As [`InstanceManager::list`].
     pub async fn present(&self) -> Result<Vec<Instance>, InstanceError> {
         let instances = self.engine.list().await?;
+        if self.policy.only_monitors() {
+            // Nobody has asked for what they would deny here.
+            return Ok(instances);
+        }
         let caller = self.caller();
         let verdicts = self
             .policy
@@ -716,7 +721,7 @@ impl InstanceManager {
 
     async fn authorize(&self, action: Action, target: &Instance, caller: &Caller) -> Result<(), InstanceError> {
         let verdict = self.policy.authorize(action, target, caller, self.inventory()).await;
-        Ok(verdict.inspect_err(|rejection| count(Some(action), rejection))?)
+        Ok(verdict.inspect_err(|rejection| count(action.as_str(), rejection))?)
     }
 
     /// An instance as far as it can be read, over or not: enough to remove it.
@@ -746,9 +751,9 @@ impl InstanceManager {
             .policy
             .authorize_each(action, instances, caller, self.inventory())
             .await;
-        let verdicts = verdicts.inspect_err(|rejection| count(Some(action), rejection))?;
+        let verdicts = verdicts.inspect_err(|rejection| count(action.as_str(), rejection))?;
         for _ in verdicts.iter().filter(|verdict| verdict.is_err()) {
-            METRICS.policy_denied(Some(action), false);
+            METRICS.policy_denied(action.as_str(), false);
         }
         Ok(verdicts)
     }
@@ -852,7 +857,7 @@ impl InstanceManager {
 }
 
 /// Counts what the policy has denied. Arguments that don't fit are not its business alone.
-fn count(action: Option<Action>, rejection: &Rejection) {
+fn count(action: &'static str, rejection: &Rejection) {
     match rejection {
         Rejection::Invalid(_) => {}
         Rejection::Denied(_) => METRICS.policy_denied(action, false),

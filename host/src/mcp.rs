@@ -356,9 +356,12 @@ fn describe(tool: &BundleTool) -> Tool {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use async_trait::async_trait;
     use serde_json::json;
-    use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+    use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWriteExt, BufReader, ReadBuf};
 
     use super::*;
     use crate::engine::fake::FakeEngine;
@@ -453,8 +456,8 @@ mod tests {
         insta::assert_json_snapshot!(described);
     }
 
-    #[tokio::test]
-    async fn a_handler_that_panics_answers_with_a_bland_error_and_the_session_goes_on() {
+    /// One whose policy panics at creates.
+    async fn server() -> Server {
         let toolbox = built_in_tools().await;
         let settings = Settings {
             defaults: Defaults {
@@ -478,8 +481,12 @@ mod tests {
             tracker.clone(),
         );
         let (_, toolbox) = watch::channel(Arc::new(toolbox));
-        let server = Server::new(toolbox, provenance(), manager, Caller::default(), tracker);
+        Server::new(toolbox, provenance(), manager, Caller::default(), tracker)
+    }
 
+    #[tokio::test]
+    async fn a_handler_that_panics_answers_with_a_bland_error_and_the_session_goes_on() {
+        let server = server().await;
         let (mut input, server_input) = tokio::io::duplex(1 << 16);
         let (server_output, output) = tokio::io::duplex(1 << 16);
         let serving = tokio::spawn(server.serve(server_input, server_output));
@@ -509,5 +516,35 @@ mod tests {
         assert_eq!(answer["result"]["structuredContent"]["count"], 1, "{answer}");
         drop(input);
         serving.await.expect("no panic").expect("a clean end");
+    }
+
+    /// Input that a defect breaks behind its first message.
+    struct Breaks(&'static [u8]);
+
+    impl AsyncRead for Breaks {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<std::io::Result<()>> {
+            assert!(!self.0.is_empty(), "a defect");
+            buffer.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_session_that_panics_ends_with_an_error_and_does_not_hang() {
+        let hello = concat!(
+            r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","#,
+            r#""capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#,
+            "\n",
+            r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#,
+            "\n"
+        );
+        let (output, _client) = tokio::io::duplex(1 << 16);
+        let served = server().await.serve(Breaks(hello.as_bytes()), output).await;
+        let error = served.expect_err("it panics");
+        assert!(matches!(error, ServeError::Run(_)), "{error}");
     }
 }

@@ -22,7 +22,6 @@ use prometheus_client::registry::Registry;
 
 use crate::config::Mode;
 use crate::instance::{Instance, InvalidValue};
-use crate::policy::Action;
 
 /// This process's figures.
 pub static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::default);
@@ -155,18 +154,17 @@ impl Metrics {
         self.reaped.get_or_create(&[("reason", reason.into())]).inc();
     }
 
-    /// The policy has denied an action; `None` is a create. `by_failure`: it is the policy itself that is at fault.
-    pub fn policy_denied(&self, action: Option<Action>, by_failure: bool) {
+    /// The policy has denied an action: `create`, `extend`, or what an [`Action`](crate::policy::Action) is called. `by_failure`: it is the policy itself that is at fault.
+    pub fn policy_denied(&self, action: &'static str, by_failure: bool) {
         self.denied(action, by_failure, Mode::Enforce);
     }
 
     /// The policy would have denied an action, and only monitors.
-    pub fn policy_monitored(&self, action: Option<Action>, by_failure: bool) {
+    pub fn policy_monitored(&self, action: &'static str, by_failure: bool) {
         self.denied(action, by_failure, Mode::Monitor);
     }
 
-    fn denied(&self, action: Option<Action>, by_failure: bool, mode: Mode) {
-        let action = action.map_or("create", Action::as_str);
+    fn denied(&self, action: &'static str, by_failure: bool, mode: Mode) {
         let cause = if by_failure { "failure" } else { "rules" };
         let labels = [
             ("action", action.into()),
@@ -278,8 +276,8 @@ mod tests {
         metrics.pool_taken();
         metrics.template_made();
         metrics.reaped("expired");
-        metrics.policy_denied(None, false);
-        metrics.policy_denied(Some(Action::Drop), true);
+        metrics.policy_denied("create", false);
+        metrics.policy_denied("drop", true);
         metrics.guest_failed("acme \"tools\"", "trap");
         let (engine, _) = FakeEngine::default().with_instance(Status::Running);
         let found = engine.instances.lock().expect("unpoisoned")[0].instance.clone();

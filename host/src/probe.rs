@@ -165,3 +165,24 @@ pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::engine::fake::FakeEngine;
+    use crate::instance::{Port, Status};
+
+    #[tokio::test]
+    async fn a_server_that_takes_the_connection_and_says_nothing_is_given_up_at_the_deadline() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("the port").port();
+        let (engine, _) = FakeEngine::default().with_instance(Status::Running);
+        let mut found = engine.instances.lock().expect("unpoisoned").remove(0);
+        found.instance.port = Port::try_from(port).expect("a port");
+        let deadline = Duration::from_millis(50);
+        assert_eq!(query(&found, deadline).await, Err(ProbeError::TimedOut(deadline)));
+        assert_eq!(connections(&found, deadline).await, Err(ProbeError::TimedOut(deadline)));
+    }
+}

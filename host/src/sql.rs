@@ -14,7 +14,6 @@ use futures_util::TryStreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{Format, FromSql, IsNull, ToSql, Type, to_sql_checked};
 use tokio_postgres::{CancelToken, Client, Column as SqlColumn, NoTls, Row};
 use tokio_util::task::TaskTracker;
@@ -297,7 +296,6 @@ async fn session<T>(
         let outcome = outcome.map_err(|end| match end {
             End::Sql(error) => error,
             End::Client(error) => match error.as_db_error() {
-                Some(answer) if *answer.code() == SqlState::QUERY_CANCELED => SqlError::TimedOut,
                 Some(answer) => SqlError::Refused(probe::refusal(answer)),
                 None => SqlError::Lost(probe::chain(&error)),
             },

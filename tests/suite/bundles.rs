@@ -319,11 +319,17 @@ async fn sql_that_fails_or_passes_a_limit_is_told_so_and_the_next_is_run(#[value
             "more than 4194304 bytes",
         ),
         (
-            "SELECT pg_terminate_backend(pg_backend_pid())",
+            "EXPLAIN (FORMAT XML) SELECT 1",
+            json!([]),
+            "InvalidArguments",
+            "\"xml\", which can't be shown in this kind of statement",
+        ),
+        // It wasn't the host's deadline.
+        (
+            "SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(60)",
             json!([]),
             "Failed",
-            // The server's last word, or that there is no more: whichever is heard first.
-            "connection",
+            "(SQLSTATE 57014)",
         ),
     ] {
         let outcomes = act(
@@ -344,6 +350,30 @@ async fn sql_that_fails_or_passes_a_limit_is_told_so_and_the_next_is_run(#[value
     .await;
     assert_eq!(most["affected"], 10_000);
     end(session, &id).await;
+}
+
+#[tokio::test]
+async fn sql_whose_session_dies_and_sql_for_a_server_that_has_ended_are_told_so() {
+    let (mut session, id) = with_instance(Local).await;
+    let run = |script: &str| json!([{ "execute": { "id": id, "script": script } }]);
+    // The program's parent is the session's own process, which has no last word.
+    let killed = run("COPY (SELECT 1) TO PROGRAM 'kill -KILL $PPID'");
+    let outcome = &act(&mut session, "act", killed).await[0];
+    assert!(text(outcome, "failed").contains("Failed"), "{outcome}");
+    let told = text(outcome, "message");
+    assert!(told.starts_with("the connection to the instance ended: "), "{outcome}");
+    // It recovers first, and ends then.
+    let stop = "COPY (SELECT 1) TO PROGRAM 'head -1 postmaster.pid | xargs kill -INT'";
+    for _ in 0..200 {
+        let outcome = &act(&mut session, "act", run(stop)).await[0];
+        let told = outcome["message"].as_str().unwrap_or_default();
+        if told.starts_with("the instance can't be reached: ") && told.contains("refused") {
+            assert!(text(outcome, "failed").contains("Unavailable"), "{outcome}");
+            return end(session, &id).await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("the server never ends");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
 use dev_postgres_mcp_tests::local;
+use dev_postgres_mcp_tests::session::Session;
 use dev_postgres_mcp_tests::specs::{as_told_later, unlikely_name};
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -16,6 +17,26 @@ use tokio::process::{Child, Command};
 const PATIENCE: Duration = Duration::from_mins(1);
 /// How often a create is interrupted that is through before.
 const ATTEMPTS_MAX: usize = 10;
+
+#[tokio::test]
+async fn what_has_run_out_and_what_took_too_long_have_codes_of_their_own() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("the port").port();
+    let ports = ("DEV_POSTGRES_MCP_INSTANCE_PORTS", format!("{port}-{port}"));
+    let patience = ("DEV_POSTGRES_MCP_INSTANCE_READY_TIMEOUT", "1ms".to_owned());
+    for ((name, value), exit, code) in [(ports, 9, "exhausted"), (patience, 7, "timed_out")] {
+        let environment = TestEnvironment::on(TestEngine::Local).with(name, value);
+        let create = environment.run(&["-o", "json", "postgres", "create"]);
+        assert_eq!(create.status.code(), Some(exit), "{create:?}");
+        let told: Value = serde_json::from_slice(&create.stderr).expect("one JSON object");
+        assert_eq!(told["error"]["code"], code, "{told}");
+        let mut session = Session::initialized(&environment, &[]).await;
+        let error = session.fail("create_postgres_instance", json!({})).await;
+        assert_eq!(error["code"], code, "{error}");
+        session.end().await;
+        assert_eq!(local::leftovers(&environment), Vec::<String>::new());
+    }
+}
 
 fn find(environment: &TestEnvironment, database: &str) -> Option<Value> {
     let list = environment.json(&["postgres", "list"]);

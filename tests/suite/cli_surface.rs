@@ -6,6 +6,13 @@ use std::time::{Duration, Instant};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
 use serde_json::Value;
 
+/// A client's first message.
+const HELLO: &str = concat!(
+    r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","#,
+    r#""capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#,
+    "\n"
+);
+
 fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
@@ -126,12 +133,7 @@ fn a_server_that_waits_for_its_client_ends_at_once_when_it_is_told_to() {
             .expect("the program starts");
         // It answers, so it listens for signals.
         let input = server.stdin.as_mut().expect("piped");
-        let hello = concat!(
-            r#"{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-06-18","#,
-            r#""capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#,
-            "\n"
-        );
-        std::io::Write::write_all(input, hello.as_bytes()).expect("it reads");
+        std::io::Write::write_all(input, HELLO.as_bytes()).expect("it reads");
         let mut answer = String::new();
         let output = server.stdout.as_mut().expect("piped");
         std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut answer).expect("it answers");
@@ -150,4 +152,30 @@ fn a_server_that_waits_for_its_client_ends_at_once_when_it_is_told_to() {
             begun.elapsed()
         );
     }
+}
+
+#[test]
+fn a_client_that_has_gone_before_its_first_answer_ends_the_server_with_the_cause() {
+    let environment = TestEnvironment::without_engine();
+    let mut command = environment.command(["mcp", "serve"]);
+    let mut server = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    drop(server.stdout.take());
+    let mut input = server.stdin.take().expect("piped");
+    std::io::Write::write_all(&mut input, HELLO.as_bytes()).expect("it reads");
+    // Its input stays open.
+    let output = server.wait_with_output().expect("it ends");
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("the client doesn't read its answers"), "{told}");
+}
+
+#[test]
+fn a_command_line_that_makes_no_sense_has_an_exit_code_of_its_own() {
+    let wrong = TestEnvironment::new().run(&["postgres", "lst"]);
+    assert_eq!(wrong.status.code(), Some(2), "{wrong:?}");
 }

@@ -1,17 +1,16 @@
 //! The Docker engine against a daemon that misbehaves: bollard's real code, faults that a real daemon won't give.
 
-use dev_postgres_mcp::owner::Owners;
-use dev_postgres_mcp_tests::specs::owner;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
 use dev_postgres_mcp::engine::{Engine, EngineError, Verdict};
-use dev_postgres_mcp::instance::{Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp::instance::{Image, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::scripted_daemon::{Fault, ScriptedDaemon};
-use dev_postgres_mcp_tests::specs::spec;
+use dev_postgres_mcp_tests::specs::{owner, spec};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -26,6 +25,7 @@ const LIST_NETWORKS: &str = "GET /networks";
 const CREATE_NETWORK: &str = "POST /networks/create";
 const REMOVE_NETWORK: &str = "DELETE /networks/*";
 const LIST: &str = "GET /containers/json";
+const LEASE: &str = "HEAD /containers/*/archive";
 const CREATE: &str = "POST /containers/create";
 const START: &str = "POST /containers/*/start";
 const REMOVE: &str = "DELETE /containers/*";
@@ -425,6 +425,35 @@ async fn a_listing_is_one_request_sorted_by_age_and_skips_what_makes_no_sense() 
         .collect();
     assert_eq!(seen, [(old, Status::Stopped), (new, Status::Paused)]);
     assert_eq!(scene.daemon.state().routes(), [LIST]);
+}
+
+#[tokio::test]
+async fn a_list_is_not_shorter_because_docker_did_not_answer_and_one_damaged_instance_hides_no_other() {
+    let scene = Scene::new().await;
+    let [sound, owned] = [(); 2].map(|()| InstanceId::random());
+    let mut of_somebody = labels(owned, "2026-07-01T10:00:00Z");
+    of_somebody["dev-postgres-mcp.owner"] = json!("8a3c2f0e-4a3f-4f0c-8a55-0d3b5f1d2c11");
+    for (id, labels) in [(sound, labels(sound, "2026-07-01T09:00:00Z")), (owned, of_somebody)] {
+        let name = format!("mcp-postgres-{id}");
+        scene
+            .daemon
+            .state()
+            .add_container(&name, json!({ "Labels": labels }), "running");
+    }
+    let ids = |listed: Vec<Instance>| listed.into_iter().map(|instance| instance.id).collect::<Vec<_>>();
+    scene.daemon.once(LEASE, Fault::DoneThenCut);
+    let error = scene.engine.list().await.expect_err("nobody knows how long one stays");
+    assert!(error.to_string().contains("lease"), "{error}");
+    scene.daemon.once(LEASE, Fault::Status(500, "no such layer"));
+    assert_eq!(ids(scene.engine.list().await.expect("a list")), [sound]);
+    scene.daemon.once(LEASE, Fault::Status(500, "no such layer"));
+    assert_eq!(ids(scene.engine.list_all().await.expect("a list")), [sound, owned]);
+    scene.daemon.once(LEASE, Fault::Status(500, "no such layer"));
+    let error = scene.engine.get(owned).await.expect_err("it is damaged");
+    assert!(
+        matches!(&error, EngineError::Damaged { legible, .. } if legible.id == owned),
+        "{error}"
+    );
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use dev_postgres_mcp_tests::binary::TestEngine::Docker;
+use dev_postgres_mcp_tests::binary::TestEngine::{Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
 use dev_postgres_mcp_tests::private_daemon::{Containers, PrivateDaemon};
 use dev_postgres_mcp_tests::seeded;
@@ -334,5 +334,58 @@ async fn a_create_on_a_full_disk_says_so_and_leaves_nothing_and_the_next_one_suc
     assert_works(&mut session).await;
     let remains = session.end().await;
     assert!(remains.status.success(), "{remains:?}");
+    until_nothing_left(&daemon).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_begun_in_docker_is_removed_when_it_answers_again_although_there_is_a_local_engine() {
+    if !PrivateDaemon::can_be_had() {
+        return;
+    }
+    let daemon = PrivateDaemon::start().await;
+    let environment = TestEnvironment::on(Local).with("DOCKER_HOST", daemon.host());
+    let mut session = Session::initialized(&environment, &["--log-level", "debug"]).await;
+    let instance = create(&mut session).await;
+    Docker.assert_made(&instance);
+    let containers = async || {
+        let made = daemon.made().await;
+        made.into_iter().filter(|item| item.starts_with("container")).count()
+    };
+    loop {
+        let creating = ask(&mut session, "create_postgres_instance", json!({})).await;
+        while containers().await < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        daemon.freeze();
+        let cancel = json!({ "requestId": creating });
+        session
+            .send(&json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": cancel }))
+            .await;
+        let Ok(created) = timeout(Duration::from_millis(200), result(&mut session, creating)).await else {
+            break;
+        };
+        // It was through before.
+        daemon.thaw();
+        drop_created(&mut session, &created).await;
+    }
+    // So long that it has turned out not to answer.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    let listed = session.succeed("list_postgres_instances", json!({})).await;
+    assert_eq!(listed["count"], 0, "Docker doesn't answer: {listed}");
+    daemon.thaw();
+    let begun = Instant::now();
+    while daemon
+        .made()
+        .await
+        .iter()
+        .filter(|item| item.starts_with("container"))
+        .count()
+        > 1
+    {
+        assert!(begun.elapsed() < PATIENCE, "left: {:#?}", daemon.made().await);
+        tokio::time::sleep(PAUSE).await;
+    }
+    // What the session made goes at its end.
+    assert!(session.end().await.status.success());
     until_nothing_left(&daemon).await;
 }

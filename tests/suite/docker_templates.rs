@@ -1,8 +1,6 @@
 //! Instances that start from a template of their image, on the real daemon: they are what the image itself would have
 //! made, and images that can't be templates still work.
 
-use dev_postgres_mcp::owner::Owners;
-use dev_postgres_mcp_tests::specs::owner;
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::time::Duration;
@@ -10,10 +8,11 @@ use std::time::Duration;
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
 use dev_postgres_mcp::engine::{Engine, EngineError, Pruned};
 use dev_postgres_mcp::instance::{Found, Image, InstanceId, InstanceSpec, Port, Progress, ProgressSink};
+use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
 use dev_postgres_mcp_tests::database::connect_when_ready;
 use dev_postgres_mcp_tests::docker_cli::{docker, try_docker};
-use dev_postgres_mcp_tests::specs::spec;
+use dev_postgres_mcp_tests::specs::{owner, spec};
 use rand::RngExt;
 use rstest::rstest;
 use tokio::io::AsyncWriteExt;
@@ -119,6 +118,19 @@ impl OwnImage {
         }
         docker(&["rmi", &self.image.to_string()]).await;
     }
+}
+
+#[tokio::test]
+async fn an_image_that_makes_another_superuser_fails_the_create_with_what_it_has_to_do() {
+    let own =
+        OwnImage::build(r#"ENTRYPOINT ["sh", "-c", "POSTGRES_USER=other exec docker-entrypoint.sh postgres"]"#).await;
+    let told = own.create_fails().await;
+    assert!(
+        told.contains("PostgreSQL refuses the credentials that it was created with"),
+        "{told}"
+    );
+    assert!(told.contains("POSTGRES_USER"), "{told}");
+    own.remove().await;
 }
 
 async fn image_of(found: &Found) -> String {
@@ -521,4 +533,33 @@ async fn making_a_template_removes_those_of_images_that_are_gone() {
     assert_eq!(own.templates().await, Vec::<String>::new());
     assert_eq!(other.templates().await.len(), 1);
     other.remove().await;
+}
+
+#[tokio::test]
+async fn a_template_that_is_pruned_under_a_create_is_done_without() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    engine
+        .prepare(&own.image, &ProgressSink::none())
+        .await
+        .expect("prepared");
+    let [template] = &own.templates().await[..] else {
+        panic!("it has one template");
+    };
+    let template = template.clone();
+    // That is told between the look for the template and its use.
+    let pruning = ProgressSink::new(move |step| {
+        if matches!(step, Progress::Creating) {
+            // It is told once more when the create begins anew, and then there is none.
+            let _ = std::process::Command::new("docker").args(["rmi", &template]).output();
+        }
+    });
+    let created = engine
+        .create(InstanceId::random(), &own.spec(), &owner(), any_port(), &pruning)
+        .await;
+    let found = created.expect("an instance").found;
+    assert_eq!(image_of(&found).await, own.image.to_string());
+    connect_when_ready(&found).await;
+    drop_instance(&engine, &found).await;
+    own.remove().await;
 }

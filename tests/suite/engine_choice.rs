@@ -10,6 +10,17 @@ const AN_ID: &str = "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21";
 /// A major version that no machine has.
 const ABSENT: &str = "99";
 
+#[test]
+fn what_may_be_in_a_docker_that_does_not_answer_is_not_said_to_be_gone() {
+    let environment = TestEnvironment::on(Local);
+    let got = environment.run(&["-o", "json", "postgres", "get", AN_ID]);
+    assert_eq!(got.status.code(), Some(4), "{got:?}");
+    let error = parsed(&got.stderr)["error"].clone();
+    let message = error["message"].as_str().expect("a message");
+    assert!(message.contains("where else it may be can't be looked"), "{error}");
+    assert!(message.contains(NOWHERE), "{error}");
+}
+
 fn parsed(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(bytes)))
 }

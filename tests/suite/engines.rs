@@ -2,18 +2,18 @@
 //!
 //! Other tests use the same Docker daemon and the same ports at the same time: each scene looks only at what it made.
 
-use dev_postgres_mcp::instance::Lifetime;
-use dev_postgres_mcp_tests::specs::owner;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dev_postgres_mcp::engine::docker::DockerSettings;
 use dev_postgres_mcp::engine::{EngineError, Verdict};
-use dev_postgres_mcp::instance::{Found, InstanceId, InstanceSpec, Port, ProgressSink, Status};
+use dev_postgres_mcp::instance::{Found, InstanceId, InstanceSpec, Lifetime, Password, Port, ProgressSink, Status};
+use dev_postgres_mcp::probe::{self, ProbeError};
 use dev_postgres_mcp_tests::database::{connect, connect_when_ready};
 use dev_postgres_mcp_tests::local_engine::LocalGround;
 use dev_postgres_mcp_tests::scene::{DockerGround, Ground, Scene, any_port};
+use dev_postgres_mcp_tests::specs::owner;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rstest::rstest;
@@ -163,6 +163,15 @@ async fn any_password_opens_its_instance_and_only_that_one_does(
             assert_eq!(again.expect("the instance").password.expose(), password);
             let error = connect(&found, "wrong").await.expect_err("a wrong password");
             assert_eq!(error.code().map(SqlState::code), Some("28P01"), "{error}");
+            let stranger = Found {
+                password: Password::new("wrong").expect("a password"),
+                ..found.clone()
+            };
+            let refused = probe::query(&stranger, Duration::from_secs(30)).await;
+            assert!(
+                matches!(&refused, Err(ProbeError::Refused(reason)) if reason.contains("28P01")),
+                "{refused:?}"
+            );
             scene.engine.remove(found.instance.id).await.expect("removed");
         });
     }

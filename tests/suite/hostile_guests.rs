@@ -8,7 +8,7 @@ use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::{PluginError, Runtime, Source};
 use dev_postgres_mcp_tests::binary::TestEngine::Local;
 use dev_postgres_mcp_tests::binary::TestEnvironment;
-use dev_postgres_mcp_tests::guests::{Misdeed, hostile, puppet};
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile, module, puppet};
 use dev_postgres_mcp_tests::puppet::{act, done, with_puppets};
 use dev_postgres_mcp_tests::session::Session;
 use rstest::rstest;
@@ -328,4 +328,33 @@ async fn a_module_that_wants_a_system_is_refused_with_what_it_wants(#[case] func
         .expect_err("there is no WASI")
         .to_string();
     assert!(error.contains("wasi_snapshot_preview1"), "{error}");
+}
+
+#[tokio::test]
+async fn a_policy_that_traps_or_answers_nonsense_allows_nothing() {
+    let environment = TestEnvironment::without_engine();
+    let file = environment.home().join("oracle.wasm");
+    std::fs::write(&file, module("tests/guests/oracle")).expect("a file");
+    let environment = environment.with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file);
+    // More random bytes than there are at once; no name for the database.
+    for (settings, told) in [
+        (json!({ "random": 1025 }), "trapped: "),
+        (json!({}), "answered nonsense: "),
+    ] {
+        let under = environment
+            .clone()
+            .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", settings.to_string());
+        let create = under.run(&["postgres", "create"]);
+        assert_eq!(create.status.code(), Some(10), "{create:?}");
+        let mut session = Session::initialized(&under, &[]).await;
+        let error = session.fail("create_postgres_instance", json!({})).await;
+        assert_eq!(error["code"], "internal", "{error}");
+        let message = error["message"].as_str().expect("text");
+        assert!(
+            message.starts_with("the policy gave no valid answer, so nothing is allowed: "),
+            "{message}"
+        );
+        assert!(message.contains(told), "{message}");
+        session.end().await;
+    }
 }

@@ -1,7 +1,5 @@
 //! What only the local engine does, with PostgreSQL's real programs; `engines.rs` has what it shares with others.
 
-use dev_postgres_mcp::instance::Lifetime;
-use dev_postgres_mcp_tests::specs::owner;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -9,16 +7,17 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dev_postgres_mcp::engine::local::is_root;
 use dev_postgres_mcp::engine::{Ended, Engine, EngineError, Verdict};
-use dev_postgres_mcp::instance::{Found, Image, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp::instance::{Found, Image, InstanceSpec, Lifetime, Port, Progress, ProgressSink, Status};
 use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::database::{connect, connect_when_ready};
 use dev_postgres_mcp_tests::local_engine::{LocalGround, installed, names_in};
 use dev_postgres_mcp_tests::processes::{self, Signal};
 use dev_postgres_mcp_tests::scene::{DockerGround, Ground, Scene, any_port};
+use dev_postgres_mcp_tests::specs::owner;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
@@ -816,6 +815,51 @@ async fn a_drop_is_complete_although_the_lock_of_the_creator_is_still_held_for_a
     };
     let (removed, ()) = tokio::join!(scene.engine.remove(found.instance.id), held);
     assert!(removed.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_template_whose_password_is_another_fails_the_create_at_once_and_leaves_nothing() {
+    let scene = scene();
+    let nobody = ProgressSink::none();
+    scene
+        .engine
+        .prepare(&scene.plain().image, &nobody)
+        .await
+        .expect("prepared");
+    let templates = scene.ground.state_dir().join("templates");
+    let written = fs::read_dir(&templates)
+        .expect("a folder")
+        .map(|template| template.expect("an entry").path().join("template.json"))
+        .find(|path| path.exists())
+        .expect("a template");
+    let mut template: Value = serde_json::from_slice(&fs::read(&written).expect("text")).expect("JSON");
+    template["password"] = json!("another");
+    fs::write(&written, template.to_string()).expect("it is ours");
+    let created = scene
+        .engine
+        .create(scene.id(), &scene.plain(), &owner(), any_port(), &nobody)
+        .await;
+    let error = created.expect_err("nobody gets in").to_string();
+    assert!(error.contains("28P01"), "{error}");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_several_extend_at_once_is_extended_for_each() {
+    let scene = scene();
+    let found = kept(&scene).await;
+    let end = Lifetime::Until(SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000));
+    for _ in 0..50 {
+        let keep = || scene.engine.keep(found.instance.id, end);
+        let (one, other, third) = tokio::join!(keep(), keep(), keep());
+        for outcome in [one, other, third] {
+            outcome.expect("it is there");
+        }
+        let kept = scene.engine.get(found.instance.id).await.expect("an answer");
+        assert_eq!(kept.expect("it is there").instance.lifetime, end);
+    }
+    scene.engine.remove(found.instance.id).await.expect("removed");
     scene.assert_nothing_left().await;
 }
 

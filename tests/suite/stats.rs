@@ -126,5 +126,7 @@ async fn an_instance_that_has_stopped_is_told_without_what_only_a_running_one_ta
         assert_eq!(stats[nothing], Value::Null, "{stats}");
     }
     assert!(number(stats, "disk_bytes") > 0, "{stats}");
+    let health = environment.run(&["postgres", "health", id]);
+    assert_eq!(health.status.code(), Some(8), "{health:?}");
     environment.json(&["postgres", "drop", id]);
 }

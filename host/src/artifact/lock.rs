@@ -332,4 +332,20 @@ mod tests {
         assert!(lock.path.is_symlink());
         assert!(fs::read_to_string(real).expect("text").contains("ghcr.io"));
     }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_guarded_is_not_written() {
+        let home = tempfile::tempdir().expect("a folder");
+        let lock = lock(home.path());
+        fs::write(home.path().join("guards"), "no folder").expect("a file");
+        let changed: Result<(), LockError> = lock
+            .change(|pins| {
+                pins.push(pin("a"));
+                Ok(())
+            })
+            .await;
+        let error = changed.expect_err("nobody waits for anybody there");
+        assert!(matches!(error, LockError::Unwritable { .. }), "{error}");
+        assert!(!lock.path.exists());
+    }
 }

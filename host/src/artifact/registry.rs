@@ -295,6 +295,8 @@ fn layer(manifest: &[u8]) -> Result<Layer, PullError> {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     use super::*;
 
@@ -365,5 +367,61 @@ mod tests {
     fn an_address_of_a_registrys_storage_is_not_repeated() {
         let error = std::io::Error::other("error decoding response body for url (https://storage/x?Signature=s3cret)");
         assert_eq!(cause(&error), "error decoding response body");
+    }
+
+    /// A registry that lets everybody in and answers all else with this status.
+    async fn answering(status: &'static str) -> Reference {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("the port");
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let read = stream.read(&mut request).await.unwrap_or_default();
+                let is_welcome = request[..read].starts_with(b"GET /v2/ ");
+                let status = if is_welcome { "200 OK" } else { status };
+                let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                // The client may have gone.
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        format!("oci://{address}/acme/tools:1").parse().expect("a reference")
+    }
+
+    #[tokio::test]
+    async fn what_a_registry_answers_is_told_as_what_it_means() {
+        for (status, expected) in [
+            (
+                "500 Internal Server Error",
+                PullError::Failed("it answers with status 500".into()),
+            ),
+            (
+                "403 Forbidden",
+                PullError::Unauthorized("nobody is logged in there".into()),
+            ),
+            ("404 Not Found", PullError::Missing),
+        ] {
+            let reference = answering(status).await;
+            let asked = Registry { docker_config: None }.ask(&reference).await;
+            let asked = asked.unwrap_or_else(|error| panic!("it lets everybody in: {error}"));
+            assert_eq!(asked.resolve().await, Err(expected), "{status}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_does_not_end_is_given_up_at_its_deadline() {
+        // The error only says that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let reference = "oci://127.0.0.1:9/acme/tools:1".parse().expect("a reference");
+        let conversation = Conversation {
+            client: Client::default(),
+            auth: RegistryAuth::Anonymous,
+            stranger: None,
+            reference: &reference,
+        };
+        let never = std::future::pending::<Result<(), OciDistributionError>>();
+        assert_eq!(
+            conversation.answer(ANSWER_MAX, never).await,
+            Err(PullError::TimedOut(ANSWER_MAX))
+        );
     }
 }

@@ -66,17 +66,18 @@ pub(super) fn list(folder: &Path) -> Result<Vec<Found>, String> {
 
 /// Whoever may write to it chooses the tools, and has the grants of every entry that has no file yet.
 fn check_private(folder: &Path) -> Result<(), String> {
+    check_not_open(&fs::metadata(folder).map_err(|error| error.to_string())?)
+}
+
+/// That not everybody may write to it.
+fn check_not_open(metadata: &fs::Metadata) -> Result<(), String> {
     #[cfg(unix)]
-    {
-        use std::os::unix::fs::MetadataExt as _;
-        let metadata = fs::metadata(folder).map_err(|error| error.to_string())?;
-        if metadata.mode() & 0o002 != 0 {
-            return Err("every user of this machine may write to it".into());
-        }
+    if std::os::unix::fs::MetadataExt::mode(metadata) & 0o002 != 0 {
+        return Err("every user of this machine may write to it".into());
     }
-    // Elsewhere the protection that the folder inherits has to do.
+    // Elsewhere the protection that it inherits has to do.
     #[cfg(not(unix))]
-    let _ = folder;
+    let _ = metadata;
     Ok(())
 }
 
@@ -89,9 +90,9 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, String> {
     if is_link {
         return Err("it is a link, which is not followed".into());
     }
-    files::open_planted(path)
-        .and_then(|file| files::read_all(file, FILE_BYTES_MAX as u64))
-        .map_err(|error| error.to_string())
+    let file = files::open_planted(path).map_err(|error| error.to_string())?;
+    check_not_open(&file.metadata().map_err(|error| error.to_string())?)?;
+    files::read_all(file, FILE_BYTES_MAX as u64).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -175,5 +176,21 @@ mod tests {
         assert!(made.expect("it runs").success());
         // Nobody writes to it: whoever waited for that would wait for ever.
         assert_eq!(read(&at("pipe.wasm")).expect_err("a pipe"), "is no plain file");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_everybody_may_write_to_is_not_read() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a.wasm");
+        fs::write(&path, "x").expect("a file");
+        for (mode, expected) in [
+            (0o664, Ok(b"x".to_vec())),
+            (0o666, Err("every user of this machine may write to it".to_owned())),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("it is ours");
+            assert_eq!(read(&path), expected);
+        }
     }
 }

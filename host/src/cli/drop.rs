@@ -28,7 +28,7 @@ pub(super) struct Drop {
     #[arg(required_unless_present = "all", value_name = "ID")]
     ids: Vec<IdArg>,
 
-    /// Drop every instance that there is
+    /// Drop every instance that `postgres list` shows
     #[arg(long, conflicts_with = "ids")]
     all: bool,
 

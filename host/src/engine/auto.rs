@@ -20,10 +20,9 @@ pub struct AutoEngine {
     local: LocalEngine,
     /// Whether it has been said that Docker doesn't answer.
     told: AtomicBool,
+    /// Whether Docker has answered this process before, and may have what it made.
+    met: AtomicBool,
 }
-
-/// Why Docker isn't used.
-type NoDocker = EngineError;
 
 impl AutoEngine {
     /// Asks neither yet.
@@ -33,12 +32,20 @@ impl AutoEngine {
             docker,
             local,
             told: AtomicBool::new(false),
+            met: AtomicBool::new(false),
         }
+    }
+
+    /// Whether Docker answers, or why not.
+    async fn docker_answers(&self) -> Result<(), EngineError> {
+        let answers = self.docker.answers().await;
+        self.met.fetch_or(answers.is_ok(), Ordering::Relaxed);
+        answers
     }
 
     /// The engine that new instances are made by.
     async fn chosen(&self) -> Result<&dyn Engine, EngineError> {
-        match self.docker.answers().await {
+        match self.docker_answers().await {
             Ok(()) => Ok(&self.docker),
             Err(no_docker) => {
                 self.without_docker(&no_docker).await?;
@@ -61,15 +68,15 @@ impl AutoEngine {
         if self.is_local(id).await {
             return Ok(Some(&self.local));
         }
-        match self.docker.answers().await {
+        match self.docker_answers().await {
             Ok(()) => Ok(Some(&self.docker)),
             Err(no_docker) => self.without_docker(&no_docker).await.map(|()| None),
         }
     }
 
     /// Waits until Docker has turned out not to answer; for ever if it does.
-    async fn silent(&self) -> NoDocker {
-        match self.docker.answers().await {
+    async fn silent(&self) -> EngineError {
+        match self.docker_answers().await {
             Ok(()) => std::future::pending().await,
             Err(no_docker) => no_docker,
         }
@@ -117,7 +124,7 @@ impl AutoEngine {
     ///
     /// # Errors
     /// If that one can't be used either.
-    async fn without_docker(&self, no_docker: &NoDocker) -> Result<(), EngineError> {
+    async fn without_docker(&self, no_docker: &EngineError) -> Result<(), EngineError> {
         if let Err(no_local) = self.local.usable().await {
             return Err(EngineError::None {
                 docker: no_docker.to_string(),
@@ -136,6 +143,9 @@ impl AutoEngine {
 impl Engine for AutoEngine {
     async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
         let (local, docker) = tokio::join!(self.local.recover(was_killed), self.docker.recover(was_killed));
+        if let (Err(_), Err(error)) = (&local, &docker) {
+            tracing::warn!(%error, "what killed processes have left in Docker stays for now");
+        }
         local.and(docker)
     }
 
@@ -223,26 +233,28 @@ impl Engine for AutoEngine {
     }
 
     async fn unseen(&self) -> Option<String> {
-        self.docker.answers().await.err().map(|no_docker| no_docker.to_string())
+        self.docker_answers().await.err().map(|no_docker| no_docker.to_string())
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
         match self.holder(id).await? {
             Some(engine) => engine.remove(id).await,
+            // It may be there: whoever has to be rid of it comes again.
+            None if self.met.load(Ordering::Relaxed) => self.docker.remove(id).await,
             None => Ok(false),
         }
     }
 
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
-        if !self.is_local(id).await && self.docker.answers().await.is_ok() {
-            return self.docker.ended(id).await;
+        if self.is_local(id).await || !self.met.load(Ordering::Relaxed) {
+            return self.local.ended(id).await;
         }
-        self.local.ended(id).await
+        self.docker.ended(id).await
     }
 
     async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
         let local = self.local.prune(dry_run).await?;
-        match self.docker.answers().await {
+        match self.docker_answers().await {
             Ok(()) => Ok([self.docker.prune(dry_run).await?, local].concat()),
             Err(no_docker) => self.without_docker(&no_docker).await.map(|()| local),
         }

@@ -49,7 +49,7 @@ use bollard::models::{
     ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary, ContainerSummaryStateEnum,
 };
 use bollard::query_parameters::InspectContainerOptions;
-use futures_util::StreamExt;
+use futures_util::{StreamExt as _, TryStreamExt as _};
 use tokio_util::task::TaskTracker;
 
 use self::client::{CallError, Client, Trace};
@@ -246,10 +246,17 @@ impl DockerEngine {
     ) -> Result<Option<(Instance, Option<Record>)>, EngineError> {
         let record = match self.record(id, container_id, labels).await {
             Ok(record) => record,
-            Err(error) if error.status() == Some(404) => return Ok(None),
+            Err(CallError::Refused { status: 404, .. }) => return Ok(None),
+            Err(CallError::Refused { message, .. }) => Err(message),
             Err(error) => return Err(error.into()),
         };
-        let lifetime = self.lifetime(container_id, labels).await?;
+        let (lifetime, record) = match self.lifetime(container_id, labels).await {
+            Ok(Ok(lifetime)) => (lifetime, record),
+            Ok(Err(reason)) => (Lifetime::Unlimited, Err(reason)),
+            // What Docker can't tell of one container doesn't keep it from telling of the others.
+            Err(CallError::Refused { message, .. }) => (Lifetime::Unlimited, Err(message)),
+            Err(error) => return Err(error.into()),
+        };
         let instance = record.and_then(|record| {
             container::instance(container_id, labels, record.as_ref(), status, lifetime, host)
                 .map(|instance| (instance, record))
@@ -260,33 +267,42 @@ impl DockerEngine {
         })
     }
 
-    /// How long a container stays. One of a version that knew no owners stays until it is dropped.
-    async fn lifetime(&self, container_id: &str, labels: &HashMap<String, String>) -> Result<Lifetime, EngineError> {
+    /// How long a container stays; the inner error if that makes no sense. One of a version that knew no owners stays until it
+    /// is dropped.
+    async fn lifetime(
+        &self,
+        container_id: &str,
+        labels: &HashMap<String, String>,
+    ) -> Result<Result<Lifetime, String>, CallError> {
         if !labels.contains_key(label::OWNER) {
-            return Ok(Lifetime::Unlimited);
+            return Ok(Ok(Lifetime::Unlimited));
         }
         let lease = lease::read(&self.client, container_id).await?;
-        Ok(lease.unwrap_or(Lifetime::Session))
+        Ok(lease.map(|lease| lease.unwrap_or(Lifetime::Session)))
     }
 
-    /// One instance of a list; `None` if its container makes no sense. One that is damaged is listed only `if_damaged`.
+    /// One instance of a list; `None` if it has gone. One that is damaged is listed only `if_damaged`.
+    ///
+    /// # Errors
+    /// If Docker doesn't tell: a list that is too short is none.
     async fn listed(
         &self,
         id: InstanceId,
         container: ContainerSummary,
         host: &str,
         if_damaged: bool,
-    ) -> Option<Instance> {
+    ) -> Result<Option<Instance>, EngineError> {
         let container_id = container.id.unwrap_or_default();
         let labels = container.labels.unwrap_or_default();
         let status = container::summary_status(container.state);
         match self.read(id, &container_id, &labels, status, host).await {
-            Ok(read) => read.map(|(instance, _)| instance),
-            Err(EngineError::Damaged { legible, .. }) if if_damaged => Some(*legible),
-            Err(error) => {
+            Ok(read) => Ok(read.map(|(instance, _)| instance)),
+            Err(EngineError::Damaged { legible, .. }) if if_damaged => Ok(Some(*legible)),
+            Err(error @ EngineError::Damaged { .. }) => {
                 tracing::warn!(%id, container_id, error = ?error.to_string(), "a container with our label makes no sense");
-                None
+                Ok(None)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -297,9 +313,9 @@ impl DockerEngine {
         let mut instances: Vec<Instance> = futures_util::stream::iter(instances(containers))
             .map(|(id, container)| self.listed(id, container, &host, if_damaged))
             .buffer_unordered(READS_AT_ONCE)
-            .filter_map(std::future::ready)
-            .collect()
-            .await;
+            .try_filter_map(async |instance| Ok(instance))
+            .try_collect()
+            .await?;
         instances.sort_by_key(|instance| (instance.created_at, instance.id));
         Ok(instances)
     }

@@ -193,9 +193,9 @@ impl InstanceManager {
     pub(super) async fn end_session_of(&self, id: InstanceId) {
         match self.legible(id).await {
             Ok(Some(instance)) if instance.lifetime != Lifetime::Session => {}
-            Ok(None) => {}
+            Ok(None) if self.engine.unseen().await.is_none() => {}
             // Where that can't be told, it is as it was.
-            Ok(Some(_)) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, "its session has ended").await,
+            Ok(_) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, "its session has ended").await,
         }
     }
 }

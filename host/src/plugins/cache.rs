@@ -77,7 +77,7 @@ fn load(engine: &Engine, path: &Path) -> Option<Component> {
         return None;
     }
     // SAFETY: `compiled` must be what `Component::serialize` gave, unchanged. It is whole, as the digest shows; it was
-    // written by `store`, since nobody but our own user may write to its folder, and whoever may act as that user needs
+    // written by `files::keep`, since nobody but our own user may write to its folder, and whoever may act as that user needs
     // no such way to run code; and its name says that it was compiled for this very engine.
     #[expect(unsafe_code, reason = "wasmtime has no other way to load compiled code")]
     let component = unsafe { Component::deserialize(engine, compiled) };

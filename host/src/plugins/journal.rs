@@ -47,9 +47,12 @@ impl Journal {
     /// Keeps `secret` out of the log.
     pub(super) fn hide(&self, secret: &str) {
         let mut state = self.state();
-        let is_known = state.secrets.iter().any(|known| known.expose_secret() == secret);
-        if !secret.is_empty() && !is_known {
-            state.secrets.push(secret.into());
+        // Standard streams are written line by line: there, its lines are all that can be seen of it.
+        for part in std::iter::once(secret).chain(secret.split('\n')) {
+            let is_known = state.secrets.iter().any(|known| known.expose_secret() == part);
+            if !part.is_empty() && !is_known {
+                state.secrets.push(part.into());
+            }
         }
     }
 
@@ -223,5 +226,15 @@ mod tests {
         stream.write(&[b'x'; 1000]).expect("dropped");
         journal.write(Level::INFO, "much more than that").expect("dropped");
         assert_eq!(journal.state().bytes_left, 10);
+    }
+
+    #[test]
+    fn of_a_secret_with_line_feeds_no_line_is_written() {
+        let journal = journal(1000);
+        journal.hide("first half\nsecond");
+        let secrets = journal.secrets();
+        for line in ["first half\nsecond", "first half", "second"] {
+            assert_eq!(redacted(&format!("<{line}>"), &secrets), "<[redacted]>");
+        }
     }
 }

@@ -350,4 +350,17 @@ mod tests {
         drop(made);
         assert_eq!(fs::read_dir(home.path()).expect("the folder").count(), 0);
     }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named_and_nothing_is_left() {
+        let home = tempfile::tempdir().expect("a folder");
+        // No file system takes a name that long.
+        let folder = home.path().join("some").join("x".repeat(300));
+        let written = scaffold("mine", World::ToolBundle, Language::Rust).write(&folder);
+        assert!(
+            matches!(&written, Err(ScaffoldError::Unwritable { path, .. }) if *path == folder),
+            "{written:?}"
+        );
+        assert_eq!(std::fs::read_dir(home.path()).expect("the folder").count(), 0);
+    }
 }

@@ -4,7 +4,10 @@
 //! and standard error goes to the log. The time of day stands still at 1970 without the grant `clock`; the monotonic clock
 //! and randomness are as everywhere. To wait costs time, but none of that for computing.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWrite;
@@ -88,9 +91,8 @@ impl poll::Host for Guest {
                 pollables.len()
             )));
         }
-        let begun = Instant::now();
-        let ready = poll::Host::poll(&mut self.wasi().resources, pollables).await;
-        self.make_good(begun.elapsed());
+        let (ready, waited) = timed(poll::Host::poll(&mut self.wasi().resources, pollables)).await;
+        self.make_good(waited);
         ready
     }
 }
@@ -101,14 +103,25 @@ impl poll::HostPollable for Guest {
     }
 
     async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        let begun = Instant::now();
-        let ready = poll::HostPollable::block(&mut self.wasi().resources, pollable).await;
-        self.make_good(begun.elapsed());
+        let (ready, waited) = timed(poll::HostPollable::block(&mut self.wasi().resources, pollable)).await;
+        self.make_good(waited);
         ready
     }
 
     fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
         poll::HostPollable::drop(&mut self.wasi().resources, pollable)
+    }
+}
+
+/// What a future gives, and how long it kept somebody waiting: not at all if it was ready at once.
+async fn timed<T>(future: impl Future<Output = T>) -> (T, Duration) {
+    let mut future = pin!(future);
+    match poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await {
+        Poll::Ready(given) => (given, Duration::ZERO),
+        Poll::Pending => {
+            let begun = Instant::now();
+            (future.await, begun.elapsed())
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Action, Holding, Inventory, Policy, Rejection};
 use crate::failure::Failure;
 use crate::instance::{
     Caller, ConnectionUri, CreateRequest, Defaults, EngineKind, Found, Instance, InstanceId, InstanceSpec, Lifetime,
-    Port, Status,
+    Port, Status, Ttl,
 };
 
 /// Plans this, or rejects everything.
@@ -35,6 +35,18 @@ impl Policy for Canned {
         _inventory: Arc<dyn Inventory>,
     ) -> Result<InstanceSpec, Rejection> {
         self.0.clone()
+    }
+
+    async fn plan_extend(
+        &self,
+        _target: &Instance,
+        _ttl_seconds: Option<u64>,
+        _caller: &Caller,
+        _inventory: Arc<dyn Inventory>,
+    ) -> Result<Ttl, Rejection> {
+        let spec = self.0.clone()?;
+        spec.ttl
+            .ok_or_else(|| Rejection::Denied("it has no time to live".into()))
     }
 
     async fn authorize(

@@ -227,7 +227,7 @@ mod tests {
 
     use super::*;
     use crate::instance::{Image, Limits, Password};
-    use crate::policy::canned::{Canned, Empty};
+    use crate::policy::canned::{Canned, Empty, instance};
 
     fn defaults() -> Defaults {
         Defaults {
@@ -296,5 +296,22 @@ mod tests {
         }
         let refused = "memory".parse::<Change>().expect_err("no such thing");
         insta::assert_snapshot!(refused, @"must be a list of these: repository, version, database, username, password, memory_mib, cpus, durable, ttl_seconds");
+    }
+
+    #[tokio::test]
+    async fn another_time_to_live_than_was_asked_for_takes_a_grant() {
+        let extend = async |asked, may_change| {
+            let rules = Bounded::new(Arc::new(Canned::planning(spec())), may_change);
+            rules
+                .plan_extend(&instance(), asked, &Caller::default(), Arc::new(Empty))
+                .await
+        };
+        let ttl = spec().ttl.expect("the plan has one");
+        let other = Some(ttl.seconds() + 1);
+        let refused = extend(other, Changes::default()).await.expect_err("it may not");
+        insta::assert_snapshot!(refused, @"the policy gave no valid answer, so nothing is allowed: its answer changes what it may not change: ttl_seconds");
+        assert_eq!(extend(other, [Change::Ttl].into_iter().collect()).await, Ok(ttl));
+        assert_eq!(extend(Some(ttl.seconds()), Changes::default()).await, Ok(ttl));
+        assert_eq!(extend(None, Changes::default()).await, Ok(ttl));
     }
 }

@@ -58,7 +58,7 @@ impl Policy for Monitored {
         let instead = self.instead.plan_create(request, defaults, caller, inventory).await?;
         let reason = without_password(rejection.to_string(), request);
         tell("create", caller, None, &reason);
-        METRICS.policy_monitored(None, rejection.is_failure());
+        METRICS.policy_monitored("create", rejection.is_failure());
         Ok(instead)
     }
 
@@ -79,6 +79,7 @@ impl Policy for Monitored {
         };
         let instead = self.instead.plan_extend(target, ttl_seconds, caller, inventory).await?;
         tell("extend", caller, Some(target), &rejection.to_string());
+        METRICS.policy_monitored("extend", rejection.is_failure());
         Ok(instead)
     }
 
@@ -91,7 +92,7 @@ impl Policy for Monitored {
     ) -> Result<(), Rejection> {
         if let Err(rejection) = self.rules.authorize(action, target, caller, inventory).await {
             tell(action.as_str(), caller, Some(target), &rejection.to_string());
-            METRICS.policy_monitored(Some(action), rejection.is_failure());
+            METRICS.policy_monitored(action.as_str(), rejection.is_failure());
         }
         Ok(())
     }
@@ -108,16 +109,20 @@ impl Policy for Monitored {
                 for (target, verdict) in targets.iter().zip(verdicts) {
                     if let Err(reason) = verdict {
                         tell(action.as_str(), caller, Some(target), &reason);
-                        METRICS.policy_monitored(Some(action), false);
+                        METRICS.policy_monitored(action.as_str(), false);
                     }
                 }
             }
             Err(rejection) => {
                 tell(action.as_str(), caller, None, &rejection.to_string());
-                METRICS.policy_monitored(Some(action), rejection.is_failure());
+                METRICS.policy_monitored(action.as_str(), rejection.is_failure());
             }
         }
         Ok(targets.iter().map(|_| Ok(())).collect())
+    }
+
+    fn only_monitors(&self) -> bool {
+        true
     }
 
     async fn connection_uri(&self, found: &Found) -> Result<ConnectionUri, Rejection> {

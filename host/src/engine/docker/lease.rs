@@ -17,8 +17,8 @@ const NAME: &str = "dev-postgres-mcp.lease";
 /// From when on an end is none: 2100-01-01, beyond the longest time to live.
 const NEVER: Duration = Duration::from_hours(24 * 47_482);
 
-/// What a container's lease says; `None` if it has none, or has gone.
-pub(super) async fn read(client: &Client, container_id: &str) -> Result<Option<Lifetime>, EngineError> {
+/// What a container's lease says; `None` if it has none, or has gone; the inner error if it makes no sense.
+pub(super) async fn read(client: &Client, container_id: &str) -> Result<Result<Option<Lifetime>, String>, CallError> {
     let path = format!("/{NAME}");
     let options = ContainerArchiveInfoOptionsBuilder::new().path(&path).build();
     let file = client
@@ -27,9 +27,9 @@ pub(super) async fn read(client: &Client, container_id: &str) -> Result<Option<L
         })
         .await;
     match file {
-        Ok(file) => lifetime(file.modification_time.as_deref()).map(Some),
-        Err(error) if error.status() == Some(404) => Ok(None),
-        Err(error) => Err(error.into()),
+        Ok(file) => Ok(lifetime(file.modification_time.as_deref()).map(Some)),
+        Err(CallError::Refused { status: 404, .. }) => Ok(Ok(None)),
+        Err(error) => Err(error),
     }
 }
 
@@ -67,11 +67,10 @@ fn archive(end: Duration) -> std::io::Result<Vec<u8>> {
 }
 
 /// What a file's time of change means, as Docker writes it: RFC 3339, maybe with an offset from UTC.
-fn lifetime(changed: Option<&str>) -> Result<Lifetime, EngineError> {
-    let end = changed.and_then(parse).ok_or_else(|| EngineError::Request {
-        verb: "reading the instance's lease",
-        reason: "Docker names no time that makes sense".into(),
-    })?;
+fn lifetime(changed: Option<&str>) -> Result<Lifetime, String> {
+    let end = changed
+        .and_then(parse)
+        .ok_or("Docker names no time of its lease that makes sense")?;
     Ok(if end < UNIX_EPOCH + NEVER {
         Lifetime::Until(end)
     } else {

@@ -32,7 +32,7 @@ pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool
     answer.await.unwrap_or_else(|_| {
         Err(EngineError::Request {
             verb: "removing the instance",
-            reason: "the host is shutting down".into(),
+            reason: "it ended without an answer; the log has the cause".into(),
         })
     })
 }

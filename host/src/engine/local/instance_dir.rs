@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::state_dir::{open_lock, private};
 use super::{failed, server};
@@ -54,7 +55,8 @@ const UNLIMITED: &str = "";
 
 /// Whole or not at all, but for a power cut.
 fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
-    let unfinished = path.with_extension("new");
+    // Two may write it at the same time.
+    let unfinished = path.with_extension(format!("new-{}", Uuid::new_v4()));
     private(OpenOptions::new().create(true).truncate(true).write(true))
         .open(&unfinished)
         .and_then(|mut file| file.write_all(text))
@@ -128,7 +130,12 @@ impl InstanceDir {
         if !self.path.is_dir() {
             return Ok(None);
         }
-        let lock = open_lock(&path)?;
+        let lock = match open_lock(&path) {
+            Ok(lock) => lock,
+            // It went in between.
+            Err(_) if !self.path.is_dir() => return Ok(None),
+            Err(error) => return Err(error),
+        };
         match lock.try_lock() {
             Ok(()) => Ok(Some(lock)),
             Err(TryLockError::WouldBlock) => Ok(None),
