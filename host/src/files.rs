@@ -90,6 +90,13 @@ pub(crate) fn make_private(folder: &Path) -> io::Result<()> {
     builder.create(folder)
 }
 
+/// A file that only its owner reads.
+pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
+    options
+}
+
 /// Writes a file by way of another one beside it: whoever reads it finds it as it was or as it will be. What killed
 /// processes were writing there is removed.
 ///

@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use uuid::Uuid;
 
 use crate::failpoint;
+use crate::files::{make_private, private};
 use crate::instance::{Caller, Owner};
 
 /// The folder's name in the state directory.
@@ -222,19 +223,6 @@ pub(crate) fn is_ours(folder: &Path) -> io::Result<bool> {
     #[cfg(not(unix))]
     let is_ours = metadata.is_dir();
     Ok(is_ours)
-}
-
-fn make_private(folder: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.recursive(true).create(folder)
-}
-
-fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
 }
 
 #[cfg(test)]

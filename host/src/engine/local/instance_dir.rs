@@ -8,9 +8,10 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::state_dir::{open_lock, private};
+use super::state_dir::open_lock;
 use super::{failed, server};
 use crate::engine::{self, EngineError, LOG_BYTES_MAX};
+use crate::files::private;
 use crate::instance::{EngineKind, Found, Instance, InstanceId, Lifetime, Owner, Password, Status};
 
 /// The longest `instance.json` that is read, in bytes: ours have 2,000 at most.

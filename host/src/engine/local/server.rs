@@ -19,10 +19,9 @@ use tokio::time::{Instant, sleep};
 use super::instance_dir::InstanceDir;
 use super::programs::Programs;
 use super::server_user::{ServerUser, run_as};
-use super::state_dir::private;
 use super::{blocking, failed};
 use crate::engine::EngineError;
-use crate::files::open_planted;
+use crate::files::{open_planted, private};
 
 /// The longest pid file that is read, in bytes: PostgreSQL's have 200.
 const PID_FILE_BYTES_MAX: u64 = 4 << 10;

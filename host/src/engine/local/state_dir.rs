@@ -8,6 +8,7 @@ use super::instance_dir::InstanceDir;
 use super::server_user::ServerUser;
 use super::{LocalSettings, failed};
 use crate::engine::EngineError;
+use crate::files::private;
 use crate::instance::InstanceId;
 use crate::owner;
 
@@ -186,13 +187,6 @@ pub(super) fn open_lock(path: &Path) -> Result<File, EngineError> {
     private(OpenOptions::new().create(true).truncate(false).write(true))
         .open(path)
         .map_err(failed("opening a lock", path))
-}
-
-/// A file that only its owner reads.
-pub(super) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(options, 0o600);
-    options
 }
 
 /// What somebody else could have put there is not to be trusted.

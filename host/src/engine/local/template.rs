@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use super::programs::Programs;
 use super::remove::remove_tree;
 use super::server_user::{KillGroup, ServerUser, take_back};
-use super::state_dir::{StateDir, make_private, open_lock, private};
+use super::state_dir::{StateDir, make_private, open_lock};
 use super::{LocalEngine, blocking, failed, server};
 use crate::engine::provision::SUPERUSER;
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX, short_digest};
-use crate::files::open_planted;
+use crate::files::{open_planted, private};
 use crate::instance::{Password, Progress, ProgressSink};
 use crate::metrics::METRICS;
 
