@@ -111,3 +111,15 @@ impl Failure {
         }
     }
 }
+
+/// The text with control characters escaped: who chose it may have put some in that a terminal would obey.
+pub(crate) fn printable(text: &str) -> String {
+    let escape = |c: char| {
+        if c.is_control() {
+            c.escape_default().to_string()
+        } else {
+            c.to_string()
+        }
+    };
+    text.chars().map(escape).collect()
+}

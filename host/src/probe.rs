@@ -6,6 +6,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::error::{DbError, SqlState};
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
+use crate::failure::printable;
 use crate::instance::Found;
 
 /// How long one connection with its query may take while a server starts: a proxy in front of it may accept early and
@@ -122,13 +123,9 @@ pub(crate) fn config(found: &Found) -> Config {
 
 /// A server's error in its own words.
 pub(crate) fn refusal(answer: &DbError) -> String {
-    // Whoever may run SQL may choose these words, and a terminal would obey what it finds in them.
-    let message: String = answer
-        .message()
-        .chars()
-        .take(MESSAGE_CHARS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    // Whoever may run SQL may choose these words.
+    let message: String = answer.message().chars().take(MESSAGE_CHARS_MAX).collect();
+    let message = printable(&message);
     format!("{message} (SQLSTATE {})", answer.code().code())
 }
 

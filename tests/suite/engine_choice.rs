@@ -2,6 +2,7 @@
 
 use dev_postgres_mcp_tests::binary::TestEngine::{Docker, Local};
 use dev_postgres_mcp_tests::binary::{NOWHERE, TestEnvironment, limits_hold};
+use dev_postgres_mcp_tests::guests::module;
 use dev_postgres_mcp_tests::local;
 use dev_postgres_mcp_tests::session::Session;
 use serde_json::{Value, json};
@@ -228,4 +229,26 @@ async fn where_the_default_version_is_not_installed_the_newest_is_taken_with_a_w
     let dropped = environment.run(&["postgres", "drop", "--all", "--yes"]);
     assert_eq!(dropped.status.code(), Some(0), "{dropped:?}");
     assert_eq!(local::leftovers(&environment), Vec::<String>::new());
+}
+
+#[test]
+fn a_version_that_the_policy_has_chosen_is_not_told_as_the_only_one_that_is_installed() {
+    let environment = TestEnvironment::on(Local);
+    let file = environment.home().join("oracle.wasm");
+    std::fs::write(&file, module("tests/guests/oracle")).expect("a file");
+    let plan = json!({
+        "repository": "postgres", "version": "15", "database": "app", "username": "me", "password": "secret",
+        "memory_mib": 512, "cpu_millis": 1000, "dsn": "postgresql://somewhere",
+    });
+    let environment = environment
+        .with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file)
+        .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", plan.to_string());
+    let created = environment.json(&["postgres", "create"]);
+    assert_eq!(
+        created["version"].as_str().and_then(|version| version.get(..2)),
+        Some("15"),
+        "{created}"
+    );
+    assert!(!created.to_string().contains("not installed"), "{created}");
+    environment.json(&["postgres", "drop", created["id"].as_str().expect("an id")]);
 }

@@ -25,7 +25,7 @@ const KNOWN_BY: [(&str, &[&str]); 13] = [
     ("sysinfo", &["engine/local/server.rs", "memory.rs", "owner.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),
     ("wasmtime", &["plugins"]),
-    ("wasmparser", &["plugins/inspect.rs"]),
+    ("wasmparser", &["plugins/encode.rs", "plugins/inspect.rs"]),
     ("wit_component", &["plugins/encode.rs", "plugins/inspect.rs"]),
     ("wit_parser", &["plugins/check.rs", "plugins/inspect.rs"]),
 ];

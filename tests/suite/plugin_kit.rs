@@ -320,6 +320,11 @@ fn a_new_policy_builds_passes_its_own_check_and_decides(#[case] language: &str) 
         (&checked["world"], &checked["version"]),
         (&json!("policy"), &json!("0.2.0"))
     );
+    let no_tool = environment.run(&["plugin", "run", file, "choose_versions"]);
+    assert!(
+        text(&no_tool.stderr).contains("it is one of the world policy"),
+        "{no_tool:?}"
+    );
     let environment = environment
         .with("DEV_POSTGRES_MCP_POLICY_COMPONENT", file)
         .with("DEV_POSTGRES_MCP_POLICY_SETTINGS", r#"{"versions": ["16"]}"#);

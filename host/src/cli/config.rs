@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use super::exit::ExitCode;
 use super::ui::Ui;
-use super::view::{bare_table, printable, trimmed};
+use super::view::{bare_table, trimmed};
 use crate::config::{Config, DEFAULT_TOML, Origin, ShownValue};
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 
 /// Print each setting's value with where it came from
 ///

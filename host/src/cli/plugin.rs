@@ -18,9 +18,8 @@ use serde_json::{Map, Value};
 
 use super::exit::ExitCode;
 use super::ui::Ui;
-use super::view::printable;
 use crate::app::App;
-use crate::failure::{Failure, FailureCode};
+use crate::failure::{Failure, FailureCode, printable};
 use crate::files;
 use crate::instance::{InvalidValue, ProgressSink};
 use crate::manager::InstanceManager;

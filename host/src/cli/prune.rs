@@ -5,9 +5,9 @@ use serde::Serialize;
 
 use super::exit::ExitCode;
 use super::ui::Ui;
-use super::view::{bare_table, printable, trimmed};
+use super::view::{bare_table, trimmed};
 use crate::engine::Pruned;
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 use crate::manager::InstanceManager;
 
 /// Remove what is of no use any more: instances that are over, old templates, what killed processes have left

@@ -11,10 +11,9 @@ use serde::Serialize;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 
 use super::exit::ExitCode;
-use super::view::printable;
 use crate::config::{ConfigError, What};
 use crate::environment::Environment;
-use crate::failure::{Failure, FailureCode};
+use crate::failure::{Failure, FailureCode, printable};
 use crate::instance::{PASSWORD_BYTES_MAX, ProgressSink};
 
 /// How often the spinner turns.

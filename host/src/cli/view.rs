@@ -6,6 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::HumanBytes;
 use serde::Serialize;
 
+use crate::failure::printable;
 use crate::instance::{Connection, HealthReport, Instance, Lifetime, Owner, Share, Stats};
 use crate::manager::Left;
 
@@ -317,19 +318,6 @@ pub(super) fn trimmed(table: &Table) -> String {
         .map(|line| line.strip_prefix(' ').unwrap_or(line))
         .collect::<Vec<_>>()
         .join("\n")
-}
-
-/// The text with control characters escaped: a database's name may hold any, and a terminal would obey them.
-#[must_use]
-pub(super) fn printable(text: &str) -> String {
-    let escape = |c: char| {
-        if c.is_control() {
-            c.escape_default().to_string()
-        } else {
-            c.to_string()
-        }
-    };
-    text.chars().map(escape).collect()
 }
 
 fn address(instance: &Instance) -> String {

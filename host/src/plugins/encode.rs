@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use wasmparser::Parser;
 use wit_component::ComponentEncoder;
 
 /// The largest file that is looked at, in bytes: interpreters of other languages take some 20 MiB.
@@ -21,11 +22,15 @@ pub(super) fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if bytes.len() > FILE_BYTES_MAX {
         return Err(format!("it has {} bytes, may have {FILE_BYTES_MAX}", bytes.len()));
     }
-    let is_core_module = bytes
-        .strip_prefix(MAGIC)
-        .is_some_and(|rest| rest.starts_with(CORE_MODULE));
-    if !is_core_module {
+    let Some(rest) = bytes.strip_prefix(MAGIC) else {
+        return Err("it is no WebAssembly file".into());
+    };
+    if !rest.starts_with(CORE_MODULE) {
         return Ok(Cow::Borrowed(bytes));
+    }
+    // A file that is still being copied is cut off, as a rule.
+    if let Some(Err(error)) = Parser::new(0).parse_all(bytes).find(Result::is_err) {
+        return Err(format!("it is cut off or damaged: {error}"));
     }
     // The encoder is made for what compilers write, and what else it meets may well make it panic.
     let encoded = catch_unwind(AssertUnwindSafe(|| {
@@ -63,7 +68,9 @@ mod tests {
         );
         let mut cut = wat::parse_str("(module (func))").expect("a module");
         cut.pop();
-        assert!(component(&cut).is_err());
+        let reason = component(&cut).expect_err("something is missing");
+        assert!(reason.starts_with("it is cut off or damaged: "), "{reason}");
+        assert_eq!(component(b"(component)"), Err("it is no WebAssembly file".into()));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use jsonschema::{PatternOptions, Validator};
 use serde_json::{Map, Value};
 
 use crate::digest::Digest;
+use crate::failure::printable;
 use crate::instance::InvalidValue;
 use crate::policy::FieldError;
 
@@ -336,10 +337,7 @@ impl Tool {
 
 /// A name that a caller made up, fit for a message and for a log.
 fn shown(name: &str) -> String {
-    name.chars()
-        .take(NAME_CHARS_SHOWN)
-        .flat_map(char::escape_debug)
-        .collect()
+    printable(&name.chars().take(NAME_CHARS_SHOWN).collect::<String>())
 }
 
 fn parse_schema(text: &str) -> Result<Map<String, Value>, String> {

@@ -85,6 +85,12 @@ pub(super) fn version(engine: &Engine, component: &Component, world: World) -> R
     let ty = component.component_type();
     let exports: Vec<&str> = ty.exports(engine).map(|(name, _)| name).collect();
     made_for(&exports, world).unwrap_or_else(|| {
+        let other = World::ALL
+            .into_iter()
+            .find(|other| *other != world && made_for(&exports, *other).is_some());
+        if let Some(other) = other {
+            return Err(format!("it is one of the world {}", other.as_str()));
+        }
         let known = Version::ALL.map(Version::as_str).join(" and ");
         Err(format!("it exports no {PACKAGE}{} of version {known}", world.export()))
     })

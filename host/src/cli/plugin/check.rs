@@ -10,8 +10,7 @@ use super::{object, source};
 use crate::app::App;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
-use crate::cli::view::printable;
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 use crate::plugins::check::{Examination, examine};
 use crate::plugins::grants::Grant;
 

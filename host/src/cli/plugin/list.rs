@@ -7,9 +7,8 @@ use clap::Args;
 use crate::app::App;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
-use crate::cli::view::printable;
 use crate::config::Mode;
-use crate::failure::Failure;
+use crate::failure::{Failure, printable};
 use crate::plugins::provenance::{Provenance, State, to_json};
 
 /// List the policy and the tool bundles that the configuration loads: where each comes from, what it may do, how it stands

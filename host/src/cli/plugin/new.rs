@@ -8,8 +8,7 @@ use serde_json::json;
 
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
-use crate::cli::view::printable;
-use crate::failure::{Failure, FailureCode};
+use crate::failure::{Failure, FailureCode, printable};
 use crate::plugins::scaffold::{Language, Name, Scaffold, ScaffoldError};
 use crate::plugins::versions::World;
 

@@ -10,8 +10,7 @@ use super::{Call, call, find, lines};
 use crate::app::App;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
-use crate::cli::view::printable;
-use crate::failure::{Failure, FailureCode};
+use crate::failure::{Failure, FailureCode, printable};
 use crate::plugins::case::Case;
 use crate::plugins::transcript::Transcript;
 

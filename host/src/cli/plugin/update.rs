@@ -9,8 +9,7 @@ use crate::app::{App, Update as Found};
 use crate::artifact::lock::Pin;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
-use crate::cli::view::printable;
-use crate::failure::{Failure, FailureCode};
+use crate::failure::{Failure, FailureCode, printable};
 use crate::plugins::grants::Grants;
 use crate::plugins::versions::World;
 

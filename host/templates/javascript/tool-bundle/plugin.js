@@ -38,6 +38,17 @@ const OUTPUT_SCHEMA = {
   additionalProperties: false,
 };
 
+/** What `work` returns or throws; an error of JavaScript's own as a failure, with its place on standard error. */
+function explained(work) {
+  try {
+    return work();
+  } catch (error) {
+    if (!(error instanceof Error)) throw error;
+    console.error(error.stack);
+    throw { code: "internal", message: String(error), advice: "This is a defect of {{name}}.", fields: [] };
+  }
+}
+
 /** What the world `tool-bundle` exports. */
 export const tools = {
   checkSettings(settings) {
@@ -60,6 +71,6 @@ export const tools = {
 
   call(name, args) {
     // The host has checked both before.
-    return JSON.stringify(count(JSON.parse(args)));
+    return explained(() => JSON.stringify(count(JSON.parse(args))));
   },
 };
