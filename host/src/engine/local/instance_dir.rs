@@ -117,9 +117,38 @@ impl InstanceDir {
         self.is_there() && self.kept().exists()
     }
 
+    /// What is in it besides its lock.
+    pub(super) fn contents(&self) -> Result<Vec<PathBuf>, EngineError> {
+        let entries = match fs::read_dir(&self.path) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(failed("looking into the instance's folder", &self.path)(error)),
+        };
+        let paths = entries.flatten().map(|entry| entry.path());
+        let lock = self.lock_file();
+        Ok(paths.filter(|path| *path != lock).collect())
+    }
+
+    /// Removes it once there is nothing in it but its lock.
+    pub(super) fn remove_emptied(&self) -> Result<(), EngineError> {
+        let removing = "removing the instance's folder";
+        let unless_gone = |removed: io::Result<()>| match removed {
+            // Somebody has deleted it under us.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        unless_gone(fs::remove_file(self.lock_file()))
+            .and_then(|()| unless_gone(fs::remove_dir(&self.path)))
+            .map_err(failed(removing, &self.path))
+    }
+
+    fn lock_file(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
     /// Locks it; waits for whoever has it locked.
     pub(super) fn lock(&self) -> Result<File, EngineError> {
-        let path = self.path.join("lock");
+        let path = self.lock_file();
         let lock = open_lock(&path)?;
         lock.lock().map_err(failed("locking the instance", &path))?;
         Ok(lock)
@@ -127,7 +156,7 @@ impl InstanceDir {
 
     /// Locks it unless somebody else has, or it is gone.
     pub(super) fn try_lock(&self) -> Result<Option<File>, EngineError> {
-        let path = self.path.join("lock");
+        let path = self.lock_file();
         if !self.path.is_dir() {
             return Ok(None);
         }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// How often a folder's lock is asked for, with a pause after each time: half a second in all.
 const LOCK_ATTEMPTS: u32 = 25;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+
+/// How many files and folders one `rm` is given at most.
+const TREES_AT_ONCE: usize = 500;
 
 /// Removes an instance; whether this was the one call that did.
 pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool, EngineError> {
@@ -81,10 +84,8 @@ pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) 
     server::release_memory(&folder.data(), user.as_ref()).await;
     engine.mine().ends.remove(&folder.id());
     for attempt in 1.. {
-        match remove_tree(folder.path()).await {
-            Err(error) if attempt == ATTEMPTS => {
-                return Err(failed("removing the instance's folder", folder.path())(error));
-            }
+        match remove_folder(&engine, &folder).await {
+            Err(error) if attempt == ATTEMPTS => return Err(error),
             Err(_) => sleep(PAUSE).await,
             Ok(()) => break,
         }
@@ -93,20 +94,40 @@ pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) 
     Ok(())
 }
 
+/// Removes a folder, its lock last: nobody would see any more that it is taken care of.
+async fn remove_folder(engine: &LocalEngine, folder: &InstanceDir) -> Result<(), EngineError> {
+    let looked_in = folder.clone();
+    let contents = blocking(move || looked_in.contents()).await?;
+    for some in contents.chunks(TREES_AT_ONCE) {
+        remove_trees(some)
+            .await
+            .map_err(failed("removing the instance's folder", folder.path()))?;
+    }
+    let emptied = folder.clone();
+    engine
+        .with_state(move |state| state.map_or(Ok(()), |state| state.bury(&emptied)))
+        .await?
+}
+
 async fn remove_limits(folder: &InstanceDir) -> Result<(), EngineError> {
     let folder = folder.clone();
     blocking(move || limits::remove(&folder).map_err(failed("removing control groups", folder.path()))).await
 }
 
 /// Removes a folder with all that is in it, if it is there.
+pub(super) async fn remove_tree(path: &Path) -> io::Result<()> {
+    remove_trees(&[path.to_owned()]).await
+}
+
+/// Removes files, and folders with all that is in them, as far as they are there.
 ///
 /// Whoever may run SQL as a superuser may have made folders in it, any number deep: the standard library would go down
 /// them on its stack. `rm` doesn't, and follows no links either.
-pub(super) async fn remove_tree(path: &Path) -> io::Result<()> {
+async fn remove_trees(paths: &[PathBuf]) -> io::Result<()> {
     if cfg!(unix) {
         let output = Command::new("rm")
             .args(["-rf", "--"])
-            .arg(path)
+            .args(paths)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .output()
@@ -122,10 +143,19 @@ pub(super) async fn remove_tree(path: &Path) -> io::Result<()> {
             Err(_) => {}
         }
     }
-    let path = path.to_owned();
-    let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(path)).await;
-    match removed.map_err(io::Error::other)? {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    let paths = paths.to_owned();
+    let removed = tokio::task::spawn_blocking(move || {
+        paths.iter().try_for_each(|path| {
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
+            match removed {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        })
+    });
+    removed.await.map_err(io::Error::other)?
 }

@@ -139,7 +139,16 @@ impl StateDir {
         Ok(debris)
     }
 
-    /// Held shared while an instance's folder is made and not locked yet, and whole while debris is looked for.
+    /// Removes a folder in which there is nothing but its lock; whoever has that has it done.
+    pub(super) fn bury(&self, folder: &InstanceDir) -> Result<(), EngineError> {
+        let sweeping = self.sweeping()?;
+        sweeping
+            .lock_shared()
+            .map_err(failed("locking the state directory", &self.root))?;
+        folder.remove_emptied()
+    }
+
+    /// Held shared while an instance's folder is there and its lock isn't, and whole while debris is looked for.
     fn sweeping(&self) -> Result<File, EngineError> {
         open_lock(&self.root.join("lock"))
     }
