@@ -548,6 +548,35 @@ async fn a_removal_waits_for_one_that_is_in_progress_already() {
 }
 
 #[tokio::test]
+async fn what_is_being_removed_is_no_instance_any_more_and_the_next_start_sees_that_through() {
+    let scene = Scene::new().await;
+    let [sound, leaving] = [(); 2].map(|()| InstanceId::random());
+    for (id, state) in [(sound, "running"), (leaving, "removing")] {
+        let body = json!({ "Labels": labels(id, "2026-07-01T09:00:00Z") });
+        let name = format!("mcp-postgres-{id}");
+        scene.daemon.state().add_container(&name, body, state);
+    }
+    for listed in [scene.engine.list().await, scene.engine.list_all().await] {
+        let ids: Vec<_> = listed
+            .expect("a list")
+            .into_iter()
+            .map(|instance| instance.id)
+            .collect();
+        assert_eq!(ids, [sound]);
+    }
+    assert!(scene.engine.get(leaving).await.expect("an answer").is_none());
+    scene.engine.recover(false).await.expect("recovered");
+    let names: Vec<_> = scene
+        .daemon
+        .state()
+        .containers
+        .values()
+        .map(|container| container.name.clone())
+        .collect();
+    assert_eq!(names, [format!("mcp-postgres-{sound}")]);
+}
+
+#[tokio::test]
 async fn a_removal_that_docker_fails_at_is_tried_again_before_anybody_is_told() {
     let busy = Fault::Status(
         500,

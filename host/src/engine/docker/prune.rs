@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::ImageSummary;
+use bollard::models::{ContainerSummaryStateEnum, ImageSummary};
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptionsBuilder};
 
 use super::client::{CallError, Trace};
@@ -19,6 +19,24 @@ pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pr
         network::tidy(engine, Trace::Made).await;
     }
     Ok(pruned)
+}
+
+/// Waits for the removals that others have begun, and may have been killed in; whether there were any. What Docker has given up
+/// half-way is begun anew.
+pub(super) async fn see_removals_through(engine: &DockerEngine) -> Result<bool, EngineError> {
+    let mut were_any = false;
+    for container in container::list(&engine.client, None).await? {
+        if container.state != Some(ContainerSummaryStateEnum::REMOVING) {
+            continue;
+        }
+        were_any = true;
+        let container_id = container.id.unwrap_or_default();
+        if let Err(error) = remove::remove_container(&engine.client, &container_id).await {
+            let error = EngineError::from(error);
+            tracing::warn!(container_id, %error, "what is being removed stays for now");
+        }
+    }
+    Ok(were_any)
 }
 
 /// Servers that processes which have ended had started ahead.
