@@ -157,7 +157,7 @@ fn what_is_in_a_file_is_told_and_what_is_no_plugin_is_refused() {
     let output = environment.run(&["plugin", "inspect", path]);
     assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
     assert!(
-        text(&output.stderr).contains("is no plugin: it is no component: "),
+        text(&output.stderr).contains("is no plugin: it is no WebAssembly file"),
         "{}",
         text(&output.stderr)
     );
