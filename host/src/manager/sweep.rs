@@ -57,13 +57,14 @@ impl InstanceManager {
     pub async fn recover(&self) {
         // By this it is known whether one was killed: whoever looks first removes it.
         let owners = self.owners.clone();
-        let was_killed = tokio::task::spawn_blocking(move || owners.tidy());
-        if let Err(error) = self.engine.recover(was_killed.await.unwrap_or(false)).await {
-            tracing::warn!(%error, "what killed processes have left stays for now");
-        }
+        let was_killed = tokio::task::spawn_blocking(move || owners.tidy()).await;
         // Whoever asks for the engine next is told.
         if let Err(error) = self.sweep(false).await {
             tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
+        }
+        // Then: what the sweep didn't come across because its removal had begun is still waited for.
+        if let Err(error) = self.engine.recover(was_killed.unwrap_or(false)).await {
+            tracing::warn!(%error, "what killed processes have left stays for now");
         }
     }
 
