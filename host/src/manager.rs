@@ -403,8 +403,10 @@ impl InstanceManager {
             answers,
         } = created;
         let id = found.instance.id;
-        let is_choice = self.engine.default_image(&self.defaults.image).await == spec.image;
-        if request.version.is_none() && is_choice && spec.image != self.defaults.image {
+        if request.version.is_none()
+            && spec.image != self.defaults.image
+            && self.engine.default_image(&self.defaults.image).await == spec.image
+        {
             // The policy may have chosen another one, and then it is no news.
             let (given, wanted) = (spec.image.version(), self.defaults.image.version());
             warnings.push(format!(

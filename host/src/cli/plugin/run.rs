@@ -12,8 +12,9 @@ use crate::plugins::transcript::{HostCall, Transcript};
 
 /// Call a tool once on a host that only pretends, and show what the tool asks it for
 ///
-/// Grants, limits and settings are those of the options, and real; the policy is the configuration's. Instances are in name only: creates succeed at once, health checks find
-/// them well, and SQL fails, since nothing runs it; `plugin record` has the tool called on real ones.
+/// Grants, limits and settings are those of the options, and real; the policy is the configuration's. Instances are in name
+/// only: creates succeed at once, health checks find them well, and SQL fails, since nothing runs it; `plugin record` has
+/// the tool called on real ones.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Run {
     #[command(flatten)]
