@@ -74,6 +74,11 @@ static HOST: LazyLock<Host> = LazyLock::new(|| {
     }
 });
 
+/// Prepares what all inputs share: the first one need not wait for that, and be taken for one that hangs.
+pub fn prepare() {
+    LazyLock::force(&HOST);
+}
+
 /// A guest as the configuration names it.
 fn source(bytes: &[u8], settings: Map<String, Value>) -> Source {
     Source {

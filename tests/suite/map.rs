@@ -27,7 +27,10 @@ const KNOWN_BY: [(&str, &[&str]); 13] = [
     ("wasmtime", &["plugins"]),
     ("wasmparser", &["plugins/encode.rs", "plugins/inspect.rs"]),
     ("wit_component", &["plugins/encode.rs", "plugins/inspect.rs"]),
-    ("wit_parser", &["plugins/check.rs", "plugins/inspect.rs"]),
+    (
+        "wit_parser",
+        &["plugins/check.rs", "plugins/encode.rs", "plugins/inspect.rs"],
+    ),
 ];
 
 /// Every file below a folder that somebody wrote, with its path from there.

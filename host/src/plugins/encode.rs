@@ -2,10 +2,12 @@
 //! nothing but cargo.
 
 use std::borrow::Cow;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::collections::HashSet;
+use std::thread;
 
-use wasmparser::Parser;
+use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
+use wit_parser::{PackageId, Resolve, decoding};
 
 /// The largest file that is looked at, in bytes: interpreters of other languages take some 20 MiB.
 pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
@@ -13,6 +15,13 @@ pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
 const MAGIC: &[u8] = b"\0asm";
 /// The version and layer of a core module; a component has others.
 const CORE_MODULE: &[u8] = &[1, 0, 0, 0];
+/// How the names of the sections begin in which a core module has its world.
+const WORLD_SECTION: &str = "component-type";
+/// The longest of them, in bytes; those of this host's own worlds have some 5 KB.
+const WORLD_BYTES_MAX: usize = 256 << 10;
+/// How much stack the decoder and the encoder get, in bytes: they go as deep as the types of a world are nested, of which
+/// as many fit into [`WORLD_BYTES_MAX`] as a few bytes each allow. What isn't used costs nothing.
+const STACK_BYTES: usize = 256 << 20;
 
 /// The component that `bytes` is, or holds.
 ///
@@ -28,22 +37,78 @@ pub(super) fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
     if !rest.starts_with(CORE_MODULE) {
         return Ok(Cow::Borrowed(bytes));
     }
-    // A file that is still being copied is cut off, as a rule.
-    if let Some(Err(error)) = Parser::new(0).parse_all(bytes).find(Result::is_err) {
-        return Err(format!("it is cut off or damaged: {error}"));
+    let mut worlds = Vec::new();
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload {
+            Ok(Payload::CustomSection(section)) if section.name().starts_with(WORLD_SECTION) => {
+                worlds.push(section.data());
+            }
+            Ok(_) => {}
+            // A file that is still being copied is cut off, as a rule.
+            Err(error) => return Err(format!("it is cut off or damaged: {error}")),
+        }
     }
-    // The encoder is made for what compilers write, and what else it meets may well make it panic.
-    let encoded = catch_unwind(AssertUnwindSafe(|| {
+    let encode = || {
+        worlds.into_iter().try_for_each(check_world)?;
         ComponentEncoder::default()
             .validate(true)
             .module(bytes)
             .and_then(ComponentEncoder::encode)
-    }));
-    match encoded {
-        Ok(Ok(component)) => Ok(Cow::Owned(component)),
-        Ok(Err(error)) => Err(format!("it is a core module that makes no component: {error:#}")),
-        Err(_) => Err("it is a core module that makes no component: the encoder failed on it".into()),
+            .map_err(|error| format!("{error:#}"))
+    };
+    let encoded = robustly(encode).unwrap_or_else(|| Err("the encoder failed on it".into()));
+    let component = encoded.map_err(|reason| format!("it is a core module that makes no component: {reason}"))?;
+    Ok(Cow::Owned(component))
+}
+
+/// Runs what is made for what compilers write: other input may well make it panic, or take more stack than there is here.
+/// `None` if it has panicked.
+pub(super) fn robustly<T: Send>(run: impl FnOnce() -> T + Send) -> Option<T> {
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().stack_size(STACK_BYTES).spawn_scoped(scope, run);
+        thread.ok()?.join().ok()
+    })
+}
+
+/// That a world can be merged with others: the encoder takes it for granted that packages don't need each other in circles,
+/// and would go round for ever.
+fn check_world(section: &[u8]) -> Result<(), String> {
+    if section.len() > WORLD_BYTES_MAX {
+        return Err(format!(
+            "its world takes {} bytes, may take {WORLD_BYTES_MAX}",
+            section.len()
+        ));
     }
+    if !section.starts_with(MAGIC) {
+        return Err("its world is embedded in a form that no compiler has written for years".into());
+    }
+    let (resolve, _) = decoding::decode_world(section).map_err(|error| format!("{error:#}"))?;
+    let mut checked = HashSet::new();
+    let mut under_way = HashSet::new();
+    for (package, _) in &resolve.packages {
+        check_circle(&resolve, package, &mut checked, &mut under_way)?;
+    }
+    Ok(())
+}
+
+fn check_circle(
+    resolve: &Resolve,
+    package: PackageId,
+    checked: &mut HashSet<PackageId>,
+    under_way: &mut HashSet<PackageId>,
+) -> Result<(), String> {
+    if checked.contains(&package) {
+        return Ok(());
+    }
+    if !under_way.insert(package) {
+        let name = resolve.packages.get(package).map(|package| package.name.to_string());
+        return Err(format!("its package {:?} needs itself", name.unwrap_or_default()));
+    }
+    for needed in resolve.package_direct_deps(package) {
+        check_circle(resolve, needed, checked, under_way)?;
+    }
+    checked.insert(package);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -92,6 +157,18 @@ mod tests {
             // Whatever comes of it comes as a value.
             drop(component(&damaged));
         }
+    }
+
+    #[test]
+    fn a_world_whose_packages_need_each_other_is_refused() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fuzz/corpus/component");
+        let path = format!("{folder}/world-of-packages-that-need-each-other");
+        let reason = component(&std::fs::read(path).expect("the corpus")).expect_err("it goes round");
+        assert!(
+            reason.starts_with("it is a core module that makes no component: its package \"dev-postgres:")
+                && reason.ends_with("needs itself"),
+            "{reason}"
+        );
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! What is in a plugin's file: which world it is of, what it imports, who made it with what. Nothing of it runs.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use wasmparser::{BinaryReaderError, KnownCustom, Parser, Payload};
 use wit_component::DecodedWasm;
@@ -90,8 +89,7 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, String> {
         std::borrow::Cow::Borrowed(_) => Form::Component,
         std::borrow::Cow::Owned(_) => Form::CoreModule,
     };
-    // Made for what compilers write, as the encoder is.
-    let read = catch_unwind(AssertUnwindSafe(|| {
+    let read = encode::robustly(|| {
         let decoded = wit_component::decode(&component).map_err(|error| format!("it is no component: {error:#}"))?;
         let DecodedWasm::Component(resolve, world) = decoded else {
             return Err("it is a WIT package, and no component".into());
@@ -108,8 +106,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, String> {
             exports: interfaces(&mut world.exports.iter()),
             producers: producers(&component).map_err(|error| format!("it is no component: {error}"))?,
         })
-    }));
-    read.unwrap_or_else(|_| Err("it can't be read: the decoder failed on it".into()))
+    });
+    read.unwrap_or_else(|| Err("it can't be read: the decoder failed on it".into()))
 }
 
 pub(super) fn interface(resolve: &Resolve, key: &WorldKey, item: &WorldItem) -> Option<Interface> {

@@ -2,4 +2,9 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| dev_postgres_mcp_tests::fuzzed::component(bytes));
+use dev_postgres_mcp_tests::fuzzed;
+
+libfuzzer_sys::fuzz_target!(
+    init: fuzzed::prepare(),
+    |bytes: &[u8]| fuzzed::component(bytes)
+);
