@@ -187,6 +187,10 @@ fn scope(folder: &Path) -> io::Result<Uuid> {
     lock.set_len(0)?;
     lock.rewind()?;
     (&lock).write_all(scope.to_string().as_bytes())?;
+    // Where a power cut took the name, nobody could judge any more who has owned what until then.
+    lock.sync_all()?;
+    // The file's entry in the folder, too, where the system can do that.
+    let _ = File::open(folder).and_then(|folder| folder.sync_all());
     Ok(scope)
 }
 

@@ -1,7 +1,9 @@
 //! The program killed in the middle of its work, and what it had told of by then.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -9,6 +11,30 @@ use dev_postgres_mcp::instance::InstanceId;
 use serde_json::{Value, json};
 
 use crate::binary::TestEnvironment;
+
+/// How long a program may take to pass a point on a busy machine.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// The points that a program has passed, as `TRACE_FAILPOINTS` has had it write them down.
+#[must_use]
+pub fn passed(trace: &Path) -> Vec<String> {
+    let text = fs::read_to_string(trace).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+/// Waits until a program has passed a point, or has ended.
+///
+/// # Panics
+/// If it does neither.
+pub fn until_passed(trace: &Path, point: &str, process: &mut Killable) {
+    let begun = Instant::now();
+    while !process.has_ended() && !passed(trace).iter().any(|passed| passed == point) {
+        assert!(begun.elapsed() < PATIENCE, "{point} is passed");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    // It is noted a little before it has an effect.
+    std::thread::sleep(Duration::from_millis(100));
+}
 
 /// The ids in what a program has written to its output, as far as it was read: a line that has no end tells nobody
 /// anything.

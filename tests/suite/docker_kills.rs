@@ -269,8 +269,8 @@ enum Work {
 }
 
 impl Work {
-    /// Does what has to be there before; the instance that it is about.
-    fn prepare(self, ground: &Ground) -> String {
+    /// Does what has to be there before it is killed at this point; the instance that it is about.
+    fn prepare(self, ground: &Ground, kill_at: Option<&str>) -> String {
         let created = || {
             let created = ground.run(&["postgres", "create"]);
             created["id"].as_str().expect("an id").to_owned()
@@ -279,8 +279,11 @@ impl Work {
             // Components are compiled anew then.
             Self::Load => drop(fs::remove_dir_all(ground.environment.home().join(".cache"))),
             Self::Warm | Self::Create => {
-                // Nothing is there whose owner would have to be judged.
-                let _ = fs::remove_dir_all(ground.environment.state_dir().join("owners"));
+                // For the steps that make it. Elsewhere it stays: what Docker makes late for whoever was killed before can be
+                // judged by nothing else.
+                if kill_at.is_none_or(|point| point.contains("owner")) {
+                    let _ = fs::remove_dir_all(ground.environment.state_dir().join("owners"));
+                }
                 if self == Self::Warm {
                     ground.remove_templates();
                 }
@@ -356,7 +359,7 @@ fn kill_at_each_point(
 ) {
     let trace: PathBuf = ground.environment.home().join(format!("trace-{work:?}"));
     let attempt = |kill_at: Option<&str>| {
-        let id = work.prepare(ground);
+        let id = work.prepare(ground, kill_at);
         let _ = fs::remove_file(&trace);
         let mut environment = ground.environment.clone().with("TRACE_FAILPOINTS", &trace);
         if let Some(point) = kill_at {

@@ -1,16 +1,56 @@
-//! The program killed at random moments while it creates local instances: the next command finds and removes whatever
-//! nobody was told of.
+//! The program killed on the local engine, at every labelled failpoint and at random moments: the next command finds and
+//! removes whatever nobody was told of, and nothing of a living server is touched.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::fs::{self, File};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
 
 use dev_postgres_mcp::instance::InstanceId;
-use dev_postgres_mcp_tests::kills::{Killable, told_by_command_line, told_by_server};
+use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::kills::{Killable, passed, told_by_command_line, told_by_server, until_passed};
 use dev_postgres_mcp_tests::local_engine::{LocalGround, control_groups};
 use dev_postgres_mcp_tests::processes;
 use dev_postgres_mcp_tests::seeded;
+use dev_postgres_mcp_tests::soak;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde_json::json;
+
+/// How long what a killed process has started, an `rm` that goes on without it, may take to end.
+const LATE: Duration = Duration::from_secs(5);
+
+/// The steps that leave something outside of the process. Control groups aren't among them: not every machine has them.
+const STEPS: [&str; 27] = [
+    "assigning a server",
+    "copying a template",
+    "discarding a template",
+    "disowning the instance",
+    "emptying the instance's folder",
+    "finishing a template",
+    "initialising a template",
+    "keeping a template",
+    "keeping the instance",
+    "limiting the server",
+    "locking a template",
+    "locking the instance's folder",
+    "locking this owner's file",
+    "making a template's folder",
+    "making the instance's folder",
+    "making the owners' folder",
+    "making the state directory",
+    "naming the owners' folder",
+    "releasing the server's memory",
+    "removing a template",
+    "removing the instance's folder",
+    "removing the instance's limits",
+    "setting up a server ahead",
+    "setting up the instance",
+    "starting the server",
+    "stopping the server",
+    "writing down the instance",
+];
 
 fn kill_at_some_moment(rng: &mut StdRng, usual_time: Duration) -> Duration {
     usual_time.mul_f64(rng.random_range(0.0..1.0))
@@ -89,8 +129,10 @@ fn check(ground: &LocalGround, kills: &Kills) {
 }
 
 #[test]
-fn a_server_killed_at_random_moments_in_a_hundred_creates_leaves_nothing_that_it_did_not_tell_of() {
-    const CREATES: usize = 100;
+fn a_server_killed_at_random_moments_of_many_creates_leaves_nothing_that_it_did_not_tell_of() {
+    /// After how many creates it is looked: what was told of runs until then.
+    const BATCH: usize = 100;
+    let creates = soak::size(100, 300);
     let ground = LocalGround::new();
     let environment = ground
         .environment()
@@ -110,18 +152,22 @@ fn a_server_killed_at_random_moments_in_a_hundred_creates_leaves_nothing_that_it
     let (unharmed, usual_time) = Killable::serve_and_create(&environment, 4).finish(4);
     kills.add(&ground, 0, told_by_server(&unharmed));
     assert!(kills.told.len() >= 5, "whoever isn't killed tells of what it creates");
-    while kills.begun < CREATES {
-        let creates = rng.random_range(1..=4).min(CREATES - kills.begun);
-        let patience = kill_at_some_moment(&mut rng, usual_time);
-        let told = told_by_server(&Killable::serve_and_create(&environment, creates).kill_after(patience));
-        kills.add(&ground, creates, told);
+    for _ in 0..creates / BATCH {
+        while kills.begun < BATCH {
+            let creates = rng.random_range(1..=4).min(BATCH - kills.begun);
+            let patience = kill_at_some_moment(&mut rng, usual_time);
+            let told = told_by_server(&Killable::serve_and_create(&environment, creates).kill_after(patience));
+            kills.add(&ground, creates, told);
+        }
+        check(&ground, &std::mem::take(&mut kills));
     }
-    check(&ground, &kills);
 }
 
 #[test]
-fn a_command_killed_at_random_moments_in_thirty_creates_leaves_nothing_that_it_did_not_tell_of() {
-    const CREATES: usize = 30;
+fn a_command_killed_at_random_moments_of_many_creates_leaves_nothing_that_it_did_not_tell_of() {
+    /// After how many creates it is looked: what was told of runs until then.
+    const BATCH: usize = 30;
+    let creates = soak::size(30, 300);
     let ground = LocalGround::new();
     let environment = ground
         .environment()
@@ -136,14 +182,16 @@ fn a_command_killed_at_random_moments_in_thirty_creates_leaves_nothing_that_it_d
     let usual_time = start.elapsed();
     kills.add(&ground, 0, unharmed);
     assert_eq!(kills.told.len(), 4, "whoever isn't killed tells of what it creates");
-    while kills.begun < CREATES {
-        let patiences: Vec<Duration> = (0..3).map(|_| kill_at_some_moment(&mut rng, usual_time)).collect();
-        let told = at_once(3, |index| {
-            told_by_command_line(&Killable::create(&environment).kill_after(patiences[index]))
-        });
-        kills.add(&ground, 3, told);
+    for _ in 0..creates / BATCH {
+        while kills.begun < BATCH {
+            let patiences: Vec<Duration> = (0..3).map(|_| kill_at_some_moment(&mut rng, usual_time)).collect();
+            let told = at_once(3, |index| {
+                told_by_command_line(&Killable::create(&environment).kill_after(patiences[index]))
+            });
+            kills.add(&ground, 3, told);
+        }
+        check(&ground, &std::mem::take(&mut kills));
     }
-    check(&ground, &kills);
 }
 
 /// Runs some of the same at once.
@@ -156,4 +204,323 @@ fn at_once(count: usize, work: impl Fn(usize) -> BTreeSet<InstanceId> + Sync) ->
             .flat_map(|thread| thread.join().expect("no panic"))
             .collect()
     })
+}
+
+/// A home that nobody else has, and a way to tell all that is left in it and of it. Ports aren't looked at: only processes
+/// hold them.
+struct Home {
+    local: LocalGround,
+    environment: TestEnvironment,
+}
+
+impl Home {
+    fn new() -> Self {
+        let local = LocalGround::new();
+        let environment = local.environment().with("DEV_POSTGRES_MCP_LOG_LEVEL", "error");
+        let home = Self { local, environment };
+        // Compiles the policy: what that writes is no engine's.
+        home.environment.json(&["postgres", "list"]);
+        home
+    }
+
+    /// With servers that are started ahead.
+    fn with_pool(&self) -> TestEnvironment {
+        self.environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1")
+    }
+
+    fn create(&self) -> String {
+        let created = self.environment.json(&["postgres", "create"]);
+        created["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// All that there is but whole templates, of these instances and of those that have a folder.
+    fn everything(&self, seen: &BTreeSet<InstanceId>) -> BTreeSet<String> {
+        let state = self.local.state_dir();
+        let with_folder = folders(&self.local);
+        let mut everything: BTreeSet<String> = with_folder.iter().map(|id| format!("instance {id}: folder")).collect();
+        for group in control_groups(&with_folder.union(seen).copied().collect()) {
+            let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let id = name.trim_start_matches("dev-postgres-mcp-");
+            everything.insert(format!("instance {id}: control group {}", group.display()));
+        }
+        for process in processes::of(&state) {
+            let mut said = process.command_line.join(" ");
+            if let Some(place) = &process.working_directory {
+                said = format!("{said} in {}", place.display());
+            }
+            // What a server's children say changes: that there are any has to do.
+            let id = said
+                .split_once("/instances/")
+                .and_then(|(_, rest)| rest.split(['/', ' ']).next()?.parse::<InstanceId>().ok());
+            everything.insert(match id {
+                Some(id) => format!("instance {id}: process"),
+                None => format!("process {said}"),
+            });
+        }
+        let templates = self.local.names_in("templates").into_iter();
+        let unfinished = templates.filter(|name| {
+            let is_whole = state.join("templates").join(name).join("template.json").exists();
+            let ends_in = |end: &str| Path::new(name).extension().is_some_and(|extension| extension == end);
+            // Locks stay: others may be waiting for them.
+            !ends_in("lock") && (!is_whole || ends_in("new"))
+        });
+        everything.extend(unfinished.map(|name| format!("template {name}")));
+        let owners = self.local.names_in("owners").into_iter();
+        everything.extend(
+            owners
+                .filter(|name| name != "scope")
+                .map(|name| format!("owner {name}")),
+        );
+        everything.extend(self.files());
+        everything
+    }
+
+    /// What processes were writing, instances' folders aside: those go as a whole.
+    fn files(&self) -> BTreeSet<String> {
+        let instances = self.local.state_dir().join("instances");
+        let mut files = BTreeSet::new();
+        let mut folders = vec![self.local.home().to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+                let path = entry.path();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    if path != instances {
+                        folders.push(path);
+                    }
+                } else if entry.file_name().to_string_lossy().contains("new-") {
+                    files.insert(format!("file {}", path.display()));
+                }
+            }
+        }
+        files
+    }
+
+    /// All that is there beyond the instances that were told of and what is `spared`, once what is about to go has gone.
+    fn left(
+        &self,
+        seen: &BTreeSet<InstanceId>,
+        told: &BTreeSet<InstanceId>,
+        spared: &BTreeSet<String>,
+    ) -> BTreeSet<String> {
+        let of_told: Vec<String> = told.iter().map(|id| format!("instance {id}: ")).collect();
+        let begun = Instant::now();
+        loop {
+            let mut left = self.everything(seen);
+            left.retain(|item| !spared.contains(item) && !of_told.iter().any(|start| item.starts_with(start)));
+            if left.is_empty() || begun.elapsed() > LATE {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs the next command after a kill and looks at what is there; then drops what had been told of, and looks again.
+    fn check(&self, what: &str, told: &BTreeSet<InstanceId>, spared: &BTreeSet<String>) {
+        let seen: BTreeSet<InstanceId> = folders(&self.local).union(told).copied().collect();
+        self.environment.json(&["postgres", "list"]);
+        let left = self.left(&seen, told, spared);
+        assert!(left.is_empty(), "{what}: nobody was told of {left:#?}");
+        for id in told {
+            if self.local.folder(*id).exists() {
+                self.environment.json(&["postgres", "drop", &id.to_string()]);
+            }
+        }
+        let left = self.left(&seen, &BTreeSet::new(), spared);
+        assert!(left.is_empty(), "{what}: left after a drop: {left:#?}");
+        let everything = self.everything(&seen);
+        let missing: BTreeSet<&String> = spared.difference(&everything).collect();
+        assert!(missing.is_empty(), "{what}: of the living, gone: {missing:#?}");
+    }
+}
+
+/// A server that nobody kills, with an instance and one that waits.
+struct Living {
+    server: Killable,
+    id: String,
+    /// All that is its own.
+    belongings: BTreeSet<String>,
+}
+
+impl Living {
+    fn start(home: &Home) -> Self {
+        let trace = home.local.home().join("living");
+        let mut server = Killable::serve(&home.with_pool().with("TRACE_FAILPOINTS", &trace));
+        until_passed(&trace, "after setting up a server ahead", &mut server);
+        server.call("create_postgres_instance", &json!({}));
+        let answer = server.hear();
+        let id = told_by_server(&answer)
+            .into_iter()
+            .next()
+            .expect("an instance")
+            .to_string();
+        until_passed(&trace, "after setting up a server ahead#1", &mut server);
+        let belongings = home.everything(&BTreeSet::new());
+        let count = |what: &str| belongings.iter().filter(|item| item.ends_with(what)).count();
+        assert_eq!([count(": folder"), count(": process")], [2, 2], "{belongings:#?}");
+        Self { server, id, belongings }
+    }
+
+    fn end(mut self, home: &Home) {
+        self.server.call("health_check_postgres", &json!({ "id": self.id }));
+        let health = self.server.hear();
+        assert!(health.contains("\"healthy\""), "{health}");
+        let seen = folders(&home.local);
+        assert!(self.server.end().0.success());
+        let left = home.left(&seen, &BTreeSet::new(), &BTreeSet::new());
+        assert!(left.is_empty(), "{left:#?}");
+    }
+}
+
+/// What the program is at when it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Warm,
+    Create,
+    Extend,
+    Drop,
+    Sweep,
+    Prune,
+    Serve,
+}
+
+impl Work {
+    /// Does what has to be there before; the instance that it is about, if somebody is to have it afterwards.
+    fn prepare(self, home: &Home) -> String {
+        let state = home.local.state_dir();
+        match self {
+            // For the steps that make it. There are no instances.
+            Self::Warm => drop(fs::remove_dir_all(&state)),
+            Self::Create => {
+                home.environment.json(&["postgres", "warm"]);
+                let _ = fs::remove_dir_all(state.join("owners"));
+            }
+            Self::Extend | Self::Drop => return home.create(),
+            Self::Sweep => {
+                let trace = home.local.home().join("swept");
+                let _ = fs::remove_file(&trace);
+                let environment = home.environment.clone().with("TRACE_FAILPOINTS", &trace);
+                let mut killed = Killable::serve_and_create(&environment, 1);
+                let answer = killed.hear();
+                until_passed(&trace, "after keeping the instance", &mut killed);
+                let _ = killed.kill_after(Duration::ZERO);
+                assert_eq!(told_by_server(&answer), folders(&home.local), "one instance: {answer}");
+            }
+            Self::Prune => {
+                home.environment.json(&["postgres", "warm"]);
+                for name in home.local.names_in("templates") {
+                    let description = state.join("templates").join(name).join("template.json");
+                    if description.exists() {
+                        let file = File::options()
+                            .write(true)
+                            .open(description)
+                            .expect("it can be written to");
+                        file.set_modified(SystemTime::UNIX_EPOCH)
+                            .expect("it is old from now on");
+                    }
+                }
+            }
+            Self::Serve => {}
+        }
+        String::new()
+    }
+
+    /// Does the work until it is done, or the process dies of it. Whether it does, and the instances that were told of.
+    fn run(self, environment: &TestEnvironment, id: &str, trace: &Path) -> (bool, BTreeSet<InstanceId>) {
+        let start = |arguments: &[&str]| Killable::start(environment.command([&["-o", "json"], arguments].concat()));
+        let mut process = match self {
+            Self::Warm => start(&["postgres", "warm"]),
+            Self::Create => start(&["postgres", "create"]),
+            Self::Extend => start(&["postgres", "extend", id, "--ttl", "1h"]),
+            Self::Drop => start(&["postgres", "drop", id]),
+            Self::Sweep => start(&["postgres", "list"]),
+            Self::Prune => start(&["postgres", "prune"]),
+            Self::Serve => {
+                let mut server = Killable::serve(&environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1"));
+                until_passed(trace, "after setting up a server ahead", &mut server);
+                server.call("create_postgres_instance", &json!({ "ttl_seconds": 3600 }));
+                let answer = server.hear();
+                if let Some(id) = told_by_server(&answer).first() {
+                    server.call("drop_postgres_instance", &json!({ "id": id.to_string() }));
+                    server.hear();
+                }
+                let is_killed = server.end().0.signal() == Some(9);
+                return (is_killed, told_by_server(&answer));
+            }
+        };
+        let (status, output) = process.end();
+        let is_killed = status.signal() == Some(9);
+        assert!(is_killed || status.success(), "{self:?}: {status}");
+        match self {
+            Self::Create => (is_killed, told_by_command_line(&output)),
+            // A sweep is about none: whose server was killed is over, and no command leaves it.
+            _ => (is_killed, id.parse().into_iter().collect()),
+        }
+    }
+}
+
+/// Kills at each point that a work passes, at the steps' middles and repetitions only if it is to be `every_point`.
+fn kill_at_each_point(
+    home: &Home,
+    work: Work,
+    every_point: bool,
+    spared: &BTreeSet<String>,
+    died_at: &mut BTreeSet<String>,
+) {
+    let trace = home.local.home().join(format!("trace-{work:?}"));
+    let attempt = |kill_at: Option<&str>| {
+        let id = work.prepare(home);
+        let _ = fs::remove_file(&trace);
+        let mut environment = home.environment.clone().with("TRACE_FAILPOINTS", &trace);
+        if let Some(point) = kill_at {
+            environment = environment.with("KILL_AT_FAILPOINT", point);
+        }
+        let (is_killed, told) = work.run(&environment, &id, &trace);
+        home.check(&format!("{work:?} {kill_at:?}"), &told, spared);
+        is_killed
+    };
+    assert!(!attempt(None), "nobody kills it");
+    let mut points = passed(&trace);
+    points.dedup();
+    assert!(!points.is_empty(), "{work:?} passes points");
+    // What is repeated or in the middle of a step is for those who have the time, as is what every work begins with.
+    let is_in_ci = |point: &String| {
+        let is_first_here = work == Work::Create || !point.contains("owner");
+        is_first_here && !point.contains('#') && !point.starts_with("amid ")
+    };
+    points.retain(|point| every_point || is_in_ci(point));
+    for point in points {
+        eprintln!("{work:?}: {point}");
+        if attempt(Some(&point)) {
+            died_at.insert(format!("{work:?} {point}"));
+        } else {
+            // How often a step is repeated depends on what else is going on.
+            assert!(!is_in_ci(&point), "{work:?} was not killed {point}");
+        }
+    }
+}
+
+#[test]
+fn killed_at_every_failpoint_it_leaves_nothing_that_nobody_was_told_of() {
+    let every_point = soak::size(false, true);
+    let home = Home::new();
+    let mut died_at = BTreeSet::new();
+    let nobody = BTreeSet::new();
+    for work in [
+        Work::Warm,
+        Work::Create,
+        Work::Extend,
+        Work::Drop,
+        Work::Sweep,
+        Work::Prune,
+    ] {
+        kill_at_each_point(&home, work, every_point, &nobody, &mut died_at);
+    }
+    let living = Living::start(&home);
+    kill_at_each_point(&home, Work::Serve, every_point, &living.belongings, &mut died_at);
+    living.end(&home);
+    eprintln!("killed at {} points: {died_at:#?}", died_at.len());
+    for step in STEPS {
+        let of_step = died_at.iter().filter(|point| point.ends_with(step)).count();
+        assert!(of_step > 0, "{step} is passed nowhere any more");
+    }
 }

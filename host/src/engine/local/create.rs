@@ -18,6 +18,7 @@ use super::template::{self, Template};
 use super::{LocalEngine, blocking, failed, limits, remove, server};
 use crate::engine::provision::{Copied, Session, provision};
 use crate::engine::{Ended, EngineError, NOT_DURABLE, Waiting, now_in_seconds, unanswered, unwanted};
+use crate::failpoint;
 use crate::instance::{
     Created, EngineKind, Found, Instance, InstanceId, InstanceSpec, Lifetime, Owner, Port, Progress, ProgressSink,
     Status,
@@ -276,8 +277,10 @@ impl Job {
         programs: &Programs,
         template: &Template,
     ) -> Result<(Vec<String>, Option<Session>), EngineError> {
+        failpoint::pass("before starting the server");
         let child = server::start(programs, folder, state.server_user.as_ref())?;
-        let warnings = self.limit(folder, &child).await;
+        failpoint::pass("after starting the server");
+        let warnings = failpoint::around("limiting the server", self.limit(folder, &child)).await;
         let mut end = self.watch(child);
         let warnings = warnings?;
         let deadline = self.engine.0.settings.ready_timeout;

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::state_dir::open_lock;
 use super::{failed, server};
 use crate::engine::{self, EngineError, LOG_BYTES_MAX};
+use crate::failpoint;
 use crate::files::private;
 use crate::instance::{EngineKind, Found, Instance, InstanceId, Lifetime, Owner, Password, Status};
 
@@ -49,19 +50,44 @@ fn owner(text: &[u8]) -> Option<Owner> {
     serde_json::from_value(state.get_mut("owner")?.take()).ok()
 }
 
-/// What `kept` says of an instance that goes with its maker's process, and of one that stays until it is dropped; older
-/// versions have written nothing for the latter.
+/// What `kept` says of an instance that goes with its maker's process, and of one that stays until it is dropped. Neither
+/// is what a power cut leaves of a file.
 const SESSION: &str = "session";
-const UNLIMITED: &str = "";
+const UNLIMITED: &str = "unlimited";
 
-/// Whole or not at all, but for a power cut.
-fn write_whole(path: &Path, text: &[u8]) -> io::Result<()> {
+/// Whole or not at all; where the machine's power fails, too, if it `is_synced`.
+fn write_whole(path: &Path, text: &[u8], is_synced: bool) -> io::Result<()> {
     // Two may write it at the same time.
     let unfinished = path.with_extension(format!("new-{}", Uuid::new_v4()));
     private(OpenOptions::new().create(true).truncate(true).write(true))
         .open(&unfinished)
-        .and_then(|mut file| file.write_all(text))
+        .and_then(|mut file| {
+            file.write_all(text)?;
+            if is_synced { file.sync_all() } else { Ok(()) }
+        })
+        .inspect(|()| failpoint::pass("amid writing one of the instance's files"))
         .and_then(|()| fs::rename(&unfinished, path))
+}
+
+/// What `kept` holds for this lifetime.
+fn written(lifetime: Lifetime) -> String {
+    match lifetime {
+        Lifetime::Session => SESSION.to_owned(),
+        Lifetime::Unlimited => UNLIMITED.to_owned(),
+        Lifetime::Until(end) => humantime::format_rfc3339_seconds(end).to_string(),
+    }
+}
+
+/// The lifetime that `kept` holds.
+fn parse_lifetime(text: &str) -> Result<Lifetime, String> {
+    match text.trim() {
+        // An empty one is what a power cut leaves. It says nothing, and so the instance goes with its maker.
+        "" | SESSION => Ok(Lifetime::Session),
+        UNLIMITED => Ok(Lifetime::Unlimited),
+        end => humantime::parse_rfc3339(end)
+            .map(Lifetime::Until)
+            .map_err(|error| error.to_string()),
+    }
 }
 
 /// What is said where an instance that should be there isn't.
@@ -137,8 +163,11 @@ impl InstanceDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             removed => removed,
         };
+        failpoint::pass("before removing the instance's folder");
         unless_gone(fs::remove_file(self.lock_file()))
+            .inspect(|()| failpoint::pass("amid removing the instance's folder"))
             .and_then(|()| unless_gone(fs::remove_dir(&self.path)))
+            .inspect(|()| failpoint::pass("after removing the instance's folder"))
             .map_err(failed(removing, &self.path))
     }
 
@@ -188,19 +217,22 @@ impl InstanceDir {
         let writing = "writing down the instance";
         let path = self.state();
         let text = serde_json::to_vec(&state).map_err(|error| failed(writing, &path)(error.into()))?;
+        failpoint::pass("before writing down the instance");
         // Where the machine's power fails, it may be empty, and then counts as not there.
-        write_whole(&path, &text).map_err(failed(writing, &path))
+        write_whole(&path, &text, false).map_err(failed(writing, &path))?;
+        failpoint::pass("after writing down the instance");
+        Ok(())
     }
 
     /// Lets it live so long from now on.
     pub(super) fn keep(&self, lifetime: Lifetime) -> Result<(), EngineError> {
         let path = self.kept();
-        let text = match lifetime {
-            Lifetime::Session => SESSION.to_owned(),
-            Lifetime::Unlimited => UNLIMITED.to_owned(),
-            Lifetime::Until(end) => humantime::format_rfc3339_seconds(end).to_string(),
-        };
-        match write_whole(&path, text.as_bytes()) {
+        failpoint::pass("before keeping the instance");
+        // What a power cut leaves of a session's says the same.
+        let is_synced = lifetime != Lifetime::Session;
+        let kept = write_whole(&path, written(lifetime).as_bytes(), is_synced);
+        failpoint::pass("after keeping the instance");
+        match kept {
             Ok(()) if self.is_there() => Ok(()),
             Ok(()) => Err(gone()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
@@ -211,14 +243,19 @@ impl InstanceDir {
     /// Makes debris of it; whether this was the one call that did.
     pub(super) fn disown(&self) -> Result<bool, EngineError> {
         let removing = "removing the instance";
+        failpoint::pass("before disowning the instance");
         let was_there = match fs::remove_file(self.state()) {
             Ok(()) => true,
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(failed(removing, &self.state())(error)),
         };
+        failpoint::pass("amid disowning the instance");
         match fs::remove_file(self.kept()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(removing, &self.kept())(error)),
-            _ => Ok(was_there),
+            _ => {
+                failpoint::pass("after disowning the instance");
+                Ok(was_there)
+            }
         }
     }
 
@@ -274,13 +311,7 @@ impl InstanceDir {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => return Ok(Err("it is no text".into())),
             Err(error) => return Err(failed("reading the instance back", &path)(error)),
         }
-        Ok(match text.trim() {
-            SESSION => Ok(Lifetime::Session),
-            UNLIMITED => Ok(Lifetime::Unlimited),
-            end => humantime::parse_rfc3339(end)
-                .map(Lifetime::Until)
-                .map_err(|error| error.to_string()),
-        })
+        Ok(parse_lifetime(&text))
     }
 
     fn parse(&self, text: &[u8], status: Status, lifetime: Lifetime) -> Result<Found, String> {
@@ -336,5 +367,76 @@ impl InstanceDir {
             Ok(bytes)
         };
         read().map(|log| engine::last_lines(&log)).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// A folder with an instance in it that is written down, and not well.
+    fn folder(home: &tempfile::TempDir) -> InstanceDir {
+        let folder = InstanceDir::new(InstanceId::random(), home.path().to_owned(), None);
+        fs::write(folder.state(), "{}").expect("a file");
+        folder
+    }
+
+    fn lifetime(folder: &InstanceDir) -> Result<Lifetime, String> {
+        folder.lifetime().expect("it can be read")
+    }
+
+    #[test]
+    fn every_lifetime_is_read_back_as_it_was_written() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = folder(&home);
+        assert_eq!(lifetime(&folder), Ok(Lifetime::Session), "nobody was told of it");
+        let end = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+        for wanted in [Lifetime::Unlimited, Lifetime::Until(end), Lifetime::Session] {
+            folder.keep(wanted).expect("kept");
+            assert_eq!(lifetime(&folder), Ok(wanted));
+            let written = fs::read(folder.kept()).expect("a file");
+            assert!(!written.is_empty(), "{wanted:?} is told from what a power cut leaves");
+        }
+        let mut names: Vec<_> = fs::read_dir(home.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["instance.json", "kept"], "nothing unfinished is left");
+    }
+
+    #[test]
+    fn an_instance_of_which_a_power_cut_left_an_empty_lifetime_goes_with_its_maker() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = folder(&home);
+        for empty in ["", "\n"] {
+            fs::write(folder.kept(), empty).expect("emptied");
+            assert_eq!(lifetime(&folder), Ok(Lifetime::Session));
+        }
+    }
+
+    #[test]
+    fn an_instance_whose_lifetime_makes_no_sense_is_damaged_and_stays_until_it_is_dropped() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = folder(&home);
+        for wrong in [
+            &b"unlim"[..],
+            b"2030-03-17T17:46",
+            b"\0\0\0\0\0\0\0\0\0",
+            b"\xff\xfe",
+            &[b'x'; 100],
+        ] {
+            fs::write(folder.kept(), wrong).expect("damaged");
+            lifetime(&folder).expect_err("it makes no sense");
+            match folder.read() {
+                Err(EngineError::Damaged { what, legible }) => {
+                    assert!(what.contains("kept"), "{what}");
+                    assert_eq!(legible.lifetime, Lifetime::Unlimited, "{wrong:?}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

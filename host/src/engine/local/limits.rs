@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::instance_dir::InstanceDir;
 use super::server;
+use crate::failpoint;
 use crate::instance::{Limits, MEMORY_MIB_MIN, MemoryKills, Share};
 
 /// Where control groups are mounted.
@@ -135,8 +136,12 @@ impl Group {
         for parent in self.parents.iter().filter(|parent| parent.is_dir()) {
             let path = parent.join(name);
             note(&path)?;
+            failpoint::pass("before making a control group");
             match self.try_make(&path, pid) {
-                Ok(()) => return Ok(path),
+                Ok(()) => {
+                    failpoint::pass("after making a control group");
+                    return Ok(path);
+                }
                 Err(error) => reason = format!("{}: {error}", path.display()),
             }
             // Nothing runs in it.
@@ -147,6 +152,7 @@ impl Group {
 
     fn try_make(&self, path: &Path, pid: Option<u32>) -> io::Result<()> {
         fs::create_dir(path)?;
+        failpoint::pass("amid making a control group");
         for (file, value, required) in &self.settings {
             match fs::write(path.join(file), value) {
                 Err(error) if *required => return Err(error),

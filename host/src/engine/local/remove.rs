@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::instance_dir::InstanceDir;
 use super::{LocalEngine, blocking, failed, limits, server};
 use crate::engine::EngineError;
+use crate::failpoint;
 use crate::instance::InstanceId;
 
 /// How often a folder is removed in which something still appears: a server that was killed may have a child that writes.
@@ -49,7 +50,7 @@ pub(super) async fn remove(engine: &LocalEngine, id: InstanceId) -> Result<bool,
         clear(engine.clone(), folder, lock).await?;
     } else {
         // Whoever has it locked makes it or removes it, and will find it disowned.
-        server::stop(&folder).await?;
+        failpoint::around("stopping the server", server::stop(&folder)).await?;
         if !folder.path().exists() {
             // Somebody has deleted the folder under its server.
             remove_limits(&folder).await?;
@@ -74,14 +75,16 @@ async fn lock(folder: &InstanceDir) -> Result<Option<File>, EngineError> {
 
 /// Stops what runs in a disowned folder and removes it. `lock` is the folder's.
 pub(super) async fn clear(engine: LocalEngine, folder: InstanceDir, lock: File) -> Result<(), EngineError> {
-    let stopped = server::stop(&folder).await;
+    let stopped = failpoint::around("stopping the server", server::stop(&folder)).await;
     // The groups hold whatever has slipped away from there.
     remove_limits(&folder).await?;
     stopped?;
     let user = engine
         .with_state(|state| state.and_then(|state| state.server_user.clone()))
         .await?;
-    server::release_memory(&folder.data(), user.as_ref()).await;
+    let data = folder.data();
+    let released = server::release_memory(&data, user.as_ref());
+    failpoint::around("releasing the server's memory", released).await;
     engine.mine().ends.remove(&folder.id());
     for attempt in 1.. {
         match remove_folder(&engine, &folder).await {
@@ -99,7 +102,7 @@ async fn remove_folder(engine: &LocalEngine, folder: &InstanceDir) -> Result<(),
     let looked_in = folder.clone();
     let contents = blocking(move || looked_in.contents()).await?;
     for some in contents.chunks(TREES_AT_ONCE) {
-        remove_trees(some)
+        failpoint::around("emptying the instance's folder", remove_trees(some))
             .await
             .map_err(failed("removing the instance's folder", folder.path()))?;
     }
@@ -111,7 +114,8 @@ async fn remove_folder(engine: &LocalEngine, folder: &InstanceDir) -> Result<(),
 
 async fn remove_limits(folder: &InstanceDir) -> Result<(), EngineError> {
     let folder = folder.clone();
-    blocking(move || limits::remove(&folder).map_err(failed("removing control groups", folder.path()))).await
+    let removed = blocking(move || limits::remove(&folder).map_err(failed("removing control groups", folder.path())));
+    failpoint::around("removing the instance's limits", removed).await
 }
 
 /// Removes a folder with all that is in it, if it is there.

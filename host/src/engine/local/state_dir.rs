@@ -8,6 +8,7 @@ use super::instance_dir::InstanceDir;
 use super::server_user::ServerUser;
 use super::{LocalSettings, failed};
 use crate::engine::EngineError;
+use crate::failpoint;
 use crate::files::private;
 use crate::instance::InstanceId;
 use crate::owner;
@@ -46,6 +47,7 @@ impl StateDir {
         };
         let server_user = ServerUser::find(settings.user.as_deref())?;
         let state = Self { root, server_user };
+        failpoint::pass("before making the state directory");
         if let Some(parent) = state.root.parent() {
             fs::create_dir_all(parent).map_err(failed("making the state directory", parent))?;
         }
@@ -55,8 +57,10 @@ impl StateDir {
         if is_ours_alone(&state.root)? {
             state.make_folder(&state.root)?;
         }
+        failpoint::pass("amid making the state directory");
         state.make_folder(&state.root.join("instances"))?;
         state.make_folder(&state.root.join("templates"))?;
+        failpoint::pass("after making the state directory");
         if let Some(user) = &state.server_user
             && let Some(barrier) = user.barrier(&state.root)
         {
@@ -110,8 +114,11 @@ impl StateDir {
             .lock_shared()
             .map_err(failed("locking the state directory", &self.root))?;
         let folder = self.instance(id);
+        failpoint::pass("before making the instance's folder");
         self.make_folder(folder.path())?;
+        failpoint::pass("before locking the instance's folder");
         let lock = folder.lock()?;
+        failpoint::pass("after locking the instance's folder");
         Ok((folder, lock))
     }
 

@@ -16,6 +16,7 @@ use super::state_dir::{StateDir, make_private, open_lock};
 use super::{LocalEngine, blocking, failed, server};
 use crate::engine::provision::SUPERUSER;
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX, short_digest};
+use crate::failpoint;
 use crate::files::{open_planted, private};
 use crate::instance::{Password, Progress, ProgressSink};
 use crate::metrics::METRICS;
@@ -92,15 +93,18 @@ impl Drop for Unfinished {
 
 /// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere.
 async fn discard(folder: &Path, user: Option<&ServerUser>) {
-    // Its parent may have been killed.
-    if let Err(error) = server::end_marked(&mark(folder), ServerUser::uid(user)).await {
-        tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
-        return;
-    }
-    server::release_memory(&folder.join("cluster"), user).await;
-    if let Err(error) = remove_tree(folder).await {
-        tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
-    }
+    let discarded = async {
+        // Its parent may have been killed.
+        if let Err(error) = server::end_marked(&mark(folder), ServerUser::uid(user)).await {
+            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
+            return;
+        }
+        server::release_memory(&folder.join("cluster"), user).await;
+        if let Err(error) = remove_tree(folder).await {
+            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
+        }
+    };
+    failpoint::around("discarding a template", discarded).await;
 }
 
 /// What `initdb` and its children are known by.
@@ -168,7 +172,7 @@ pub(super) async fn prune(
         });
         if let Some(_lock) = lock.await? {
             if !dry_run {
-                remove_tree(&folder)
+                failpoint::around("removing a template", remove_tree(&folder))
                     .await
                     .map_err(failed("removing a template", &folder))?;
             }
@@ -266,9 +270,11 @@ fn find(state: &StateDir, programs: &Programs) -> Option<Template> {
 async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Result<(), EngineError> {
     let (place, wanted) = (state.clone(), programs.clone());
     let (lock, is_there) = blocking(move || {
+        failpoint::pass("before locking a template");
         let lock = lock_file(&place, &wanted)?;
         lock.lock()
             .map_err(failed("waiting for a template", &place.templates()))?;
+        failpoint::pass("after locking a template");
         let is_there = find(&place, &wanted).is_some();
         Ok((lock, is_there))
     })
@@ -284,16 +290,20 @@ async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Re
         lock: Some(lock),
     };
     discard(&unfinished.folder, unfinished.user.as_ref()).await;
+    failpoint::pass("before making a template's folder");
     state.make_folder(&unfinished.folder)?;
+    failpoint::pass("after making a template's folder");
     let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
-    initialise(state, programs, &unfinished, &password).await?;
+    let initialised = initialise(state, programs, &unfinished, &password);
+    failpoint::around("initialising a template", initialised).await?;
     let description = Description {
         recipe: RECIPE,
         build: programs.build.clone(),
         password,
     };
     let (place, from, to) = (state.clone(), unfinished.folder.clone(), folder);
-    blocking(move || finish(&place, &from, &to, &description)).await?;
+    let finished = blocking(move || finish(&place, &from, &to, &description));
+    failpoint::around("finishing a template", finished).await?;
     METRICS.template_made();
     tracing::info!(%programs, "initialised a data directory to copy instances from");
     Ok(())
@@ -393,11 +403,14 @@ fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Desc
         .open(&described)
         .and_then(|mut file| file.write_all(&text).and_then(|()| file.sync_all()))
         .map_err(failed(finishing, &described))?;
+    failpoint::pass("before keeping a template");
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(finishing, folder)(error)),
         _ => {}
     }
-    fs::rename(unfinished, folder).map_err(failed(finishing, folder))
+    fs::rename(unfinished, folder).map_err(failed(finishing, folder))?;
+    failpoint::pass("after keeping a template");
+    Ok(())
 }
 
 /// Copies what another user may have put there: nothing but a plain file of one name.
@@ -427,8 +440,10 @@ pub(super) fn copy(state: &StateDir, programs: &Programs, to: &Path) -> Result<T
         verb: "copying a template",
         reason: "PostgreSQL was replaced meanwhile: try again".into(),
     })?;
+    failpoint::pass("before copying a template");
     let mut tree = Tree::default();
     tree.make_folders(&template.folder.join("data"), to, DEPTH_MAX)?;
+    failpoint::pass("amid copying a template");
     for folder in tree.folders.iter().filter(|folder| *folder != to) {
         state.give_to_server(folder)?;
     }
@@ -451,6 +466,7 @@ pub(super) fn copy(state: &StateDir, programs: &Programs, to: &Path) -> Result<T
             })
         })
     })?;
+    failpoint::pass("after copying a template");
     Ok(template)
 }
 
