@@ -33,6 +33,8 @@ mod json_rpc_fuzz;
 mod lifetimes;
 #[cfg(unix)]
 mod local_engine;
+#[cfg(target_os = "linux")]
+mod local_faults;
 #[cfg(unix)]
 mod local_kills;
 mod map;
@@ -41,6 +43,7 @@ mod memory_limits;
 mod metrics;
 mod plugin_kit;
 mod plugin_reload;
+mod policy_everywhere;
 mod policy_examples;
 #[cfg(unix)]
 mod pool;
