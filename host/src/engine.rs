@@ -139,7 +139,7 @@ pub const TEMPLATE_AGE_MAX: Duration = Duration::from_hours(30 * 24);
 /// Something of ours that was of no use any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pruned {
-    /// What it was: "template", "server".
+    /// What it was: "template", "server", "container", "network"; "instance" if it was over.
     pub kind: &'static str,
     /// What the engine calls it.
     pub name: String,

@@ -8,12 +8,15 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+
+/// The file of a container that is kept, by its time of change.
+const LEASE: &str = "dev-postgres-mcp.lease";
 
 /// How one request is answered instead of well.
 #[derive(Debug, Clone)]
@@ -45,8 +48,10 @@ pub struct Request {
     pub path: String,
     /// The decoded query.
     pub query: HashMap<String, String>,
-    /// The body; `null` if there was none.
+    /// The body; `null` if there was none, or no JSON.
     pub body: Value,
+    /// The body as it came.
+    pub bytes: Vec<u8>,
     /// `/v1.xx`, if the path began so.
     pub version: Option<String>,
 }
@@ -57,7 +62,7 @@ impl Request {
     pub fn route(&self) -> String {
         let mut parts: Vec<&str> = self.path.trim_start_matches('/').split('/').collect();
         match parts.as_slice() {
-            ["images", .., "json"] => parts = vec!["images", "*", "json"],
+            ["images", _, .., "json"] => parts = vec!["images", "*", "json"],
             ["containers" | "networks", name, ..] if !matches!(*name, "json" | "create") => parts[1] = "*",
             _ => {}
         }
@@ -80,6 +85,8 @@ pub struct Container {
     pub oom_killed: bool,
     /// Its log.
     pub log: String,
+    /// When its lease ends; `None` if it has none.
+    pub lease: Option<SystemTime>,
 }
 
 /// A network of the model.
@@ -104,6 +111,8 @@ pub struct State {
     pub registry: Vec<String>,
     /// Whether a second network of the same name is refused, as engines from 25 on do.
     pub unique_networks: bool,
+    /// The time that it tells; `None` if it tells none.
+    pub system_time: Option<SystemTime>,
     /// What was asked, in the order in which it came in.
     pub requests: Vec<Request>,
     /// Faults by route, each for one request.
@@ -137,6 +146,7 @@ impl State {
             exit_code: 0,
             oom_killed: false,
             log: String::new(),
+            lease: None,
         };
         self.containers.insert(id.clone(), container);
         id
@@ -278,7 +288,13 @@ async fn serve_one(stream: TcpStream, state: Arc<Mutex<State>>) -> io::Result<()
         queued.or_else(|| state.lasting.get(&route).cloned())
     };
     match fault {
-        None => respond(&mut stream, answer(&state, &request).await).await,
+        None => {
+            let lease = lease(&lock(&state), &request);
+            match lease {
+                Some(header) => respond_with(&mut stream, &header, (200, String::new())).await,
+                None => respond(&mut stream, answer(&state, &request).await).await,
+            }
+        }
         Some(Fault::Status(status, message)) => respond(&mut stream, error(status, message)).await,
         Some(Fault::Hang) => hang(&mut stream).await,
         Some(Fault::Slow(pause)) => {
@@ -360,6 +376,7 @@ async fn read_request(stream: &mut BufReader<TcpStream>) -> io::Result<Option<Re
         path,
         query,
         body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+        bytes: body,
         version,
     }))
 }
@@ -383,10 +400,18 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-async fn respond(stream: &mut BufReader<TcpStream>, (status, body): (u16, String)) -> io::Result<()> {
+async fn respond(stream: &mut BufReader<TcpStream>, answer: (u16, String)) -> io::Result<()> {
+    respond_with(stream, "Content-Type: application/json", answer).await
+}
+
+async fn respond_with(
+    stream: &mut BufReader<TcpStream>,
+    header: &str,
+    (status, body): (u16, String),
+) -> io::Result<()> {
     let body = if status == 204 { String::new() } else { body };
     let head = format!(
-        "HTTP/1.1 {status} Status\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "HTTP/1.1 {status} Status\r\n{header}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).await?;
@@ -396,6 +421,53 @@ async fn respond(stream: &mut BufReader<TcpStream>, (status, body): (u16, String
 
 fn error(status: u16, message: &str) -> (u16, String) {
     (status, json!({ "message": message }).to_string())
+}
+
+/// What Docker tells of a container's lease in a header, if that is what is asked and it has one.
+fn lease(state: &State, request: &Request) -> Option<String> {
+    let asks = request.route() == "HEAD /containers/*/archive"
+        && request.query.get("path").and_then(|path| path.strip_prefix('/')) == Some(LEASE);
+    let id = state.find(request.path.split('/').nth(2)?)?;
+    let end = state.containers[&id].lease.filter(|_| asks)?;
+    let told = json!({
+        "name": LEASE,
+        "size": 0,
+        "mode": 0o444,
+        "mtime": humantime::format_rfc3339_seconds(end).to_string(),
+        "linkTarget": "",
+    });
+    let header = base64(told.to_string().as_bytes());
+    Some(format!("X-Docker-Container-Path-Stat: {header}"))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let byte = |index: usize| usize::from(chunk.get(index).copied().unwrap_or_default());
+        let group = (byte(0) << 16) | (byte(1) << 8) | byte(2);
+        for place in 0..4 {
+            let digit = DIGITS[(group >> (18 - 6 * place)) & 63];
+            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Keeps the time of change of a lease, and of all else that comes nothing.
+fn put_archive(state: &mut State, id: &str, archive: &[u8]) -> (u16, String) {
+    // The fields of a tar archive's first header.
+    let field = |from: usize, to: usize| {
+        let bytes = archive.get(from..to).unwrap_or_default();
+        String::from_utf8_lossy(bytes).trim_matches(['\0', ' ']).to_owned()
+    };
+    if field(0, 100) == LEASE
+        && let Ok(seconds) = u64::from_str_radix(&field(136, 148), 8)
+        && let Some(container) = state.containers.get_mut(id)
+    {
+        container.lease = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+    }
+    (200, String::new())
 }
 
 /// Does what is asked, and says so.
@@ -410,10 +482,9 @@ async fn answer(state: &Arc<Mutex<State>>, request: &Request) -> (u16, String) {
             200,
             json!({ "Version": "20.10.24", "ApiVersion": "1.41", "Os": "linux" }).to_string(),
         ),
-        ("GET", ["info"]) => (
-            200,
-            json!({ "MemoryLimit": true, "DockerRootDir": "/nowhere" }).to_string(),
-        ),
+        ("GET", ["info"]) => (200, info(&state).to_string()),
+        // It keeps no templates.
+        ("GET", ["images", "json"]) => (200, "[]".into()),
         ("GET", ["images", reference @ .., "json"]) => inspect_image(&state, &reference.join("/")),
         ("POST", ["images", "create"]) => pull(&mut state, request),
         ("GET", ["networks"]) => list_networks(&state, request),
@@ -433,11 +504,20 @@ async fn answer(state: &Arc<Mutex<State>>, request: &Request) -> (u16, String) {
                     (204, String::new())
                 }
                 ("GET", ["logs"]) => (200, state.containers[&id].log.clone()),
+                ("PUT", ["archive"]) => put_archive(&mut state, &id, &request.bytes),
                 _ => error(404, "page not found"),
             }
         }
         _ => error(404, "page not found"),
     }
+}
+
+fn info(state: &State) -> Value {
+    let mut info = json!({ "MemoryLimit": true, "DockerRootDir": "/nowhere" });
+    if let Some(time) = state.system_time {
+        info["SystemTime"] = humantime::format_rfc3339_nanos(time).to_string().into();
+    }
+    info
 }
 
 fn inspect_image(state: &State, reference: &str) -> (u16, String) {

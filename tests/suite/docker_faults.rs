@@ -1,18 +1,24 @@
 //! The Docker engine against a daemon that misbehaves: bollard's real code, faults that a real daemon won't give.
 
 use std::net::IpAddr;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
-use dev_postgres_mcp::engine::{Engine, EngineError, Verdict};
-use dev_postgres_mcp::instance::{Image, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status};
+use dev_postgres_mcp::engine::{Engine, EngineError, Pruned, Verdict};
+use dev_postgres_mcp::instance::{
+    Caller, Image, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
+};
 use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp_tests::address_beyond_loopback;
+use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
 use dev_postgres_mcp_tests::scripted_daemon::{Fault, ScriptedDaemon};
+use dev_postgres_mcp_tests::session::Session;
 use dev_postgres_mcp_tests::specs::{owner, spec};
 use rstest::rstest;
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -20,6 +26,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_millis(300);
 const PASSWORD: &str = "hunter2 planted";
 
 const INSPECT_IMAGE: &str = "GET /images/*/json";
+const LIST_IMAGES: &str = "GET /images/json";
 const PULL: &str = "POST /images/create";
 const LIST_NETWORKS: &str = "GET /networks";
 const CREATE_NETWORK: &str = "POST /networks/create";
@@ -42,6 +49,10 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
+        Self::with(Owners::new(None)).await
+    }
+
+    async fn with(owners: Owners) -> Self {
         let daemon = ScriptedDaemon::start().await;
         let tracker = TaskTracker::new();
         let settings = DockerSettings {
@@ -51,16 +62,20 @@ impl Scene {
             ..DockerSettings::default()
         };
         Self {
-            engine: DockerEngine::new(settings, Owners::new(None), tracker.clone()),
+            engine: DockerEngine::new(settings, owners, tracker.clone()),
             daemon,
             tracker,
         }
     }
 
     async fn create(&self) -> Result<InstanceId, EngineError> {
+        self.create_like(&wanted()).await
+    }
+
+    async fn create_like(&self, wanted: &InstanceSpec) -> Result<InstanceId, EngineError> {
         let id = InstanceId::random();
         self.engine
-            .create(id, &wanted(), &owner(), port(), &ProgressSink::none())
+            .create(id, wanted, &owner(), port(), &ProgressSink::none())
             .await
             .map(|_| id)
     }
@@ -1040,4 +1055,208 @@ async fn requests_leave_the_choice_of_the_api_version_to_the_daemon() {
             .iter()
             .all(|request| request.version.is_none())
     );
+}
+
+/// The program on this daemon.
+fn environment(daemon: &ScriptedDaemon) -> TestEnvironment {
+    TestEnvironment::on(TestEngine::Docker).with("DOCKER_HOST", daemon.host())
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_password_that_docker_quotes_is_in_no_error(#[values(CREATE, START)] route: &str) {
+    for (password, status, message) in [
+        (PASSWORD, 500, "no: DEV_POSTGRES_MCP_PASSWORD=hunter2 planted"),
+        (PASSWORD, 404, "No such image: hunter2 planted"),
+        ("planted\"\n", 500, r#"no: ["DEV_POSTGRES_MCP_PASSWORD=planted\"\n"]"#),
+        // Whatever is made of Docker's words is made of all of them.
+        ("port", 500, "driver failed: port is already allocated"),
+    ] {
+        let scene = Scene::new().await;
+        scene.daemon.once(route, Fault::Status(status, message));
+        let error = scene.create_like(&spec("app", "me", password)).await;
+        let error = error.expect_err(message);
+        let said = format!("{error} {error:?}");
+        if password == "port" && route == START {
+            assert!(matches!(error, EngineError::PortTaken(_)), "{said}");
+        } else {
+            assert!(said.contains("[redacted]") && !said.contains("planted"), "{said}");
+        }
+        scene.assert_nothing_left().await;
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_makes_no_sense_is_not_quoted() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(
+        INSPECT,
+        Fault::Body(r#"{"Config":{"Env":"DEV_POSTGRES_MCP_PASSWORD=planted"}}"#),
+    );
+    let error = scene.engine.get(id).await.expect_err("no container");
+    let said = format!("{error} {error:?}");
+    assert!(said.contains("makes no sense") && !said.contains("planted"), "{said}");
+}
+
+#[tokio::test]
+async fn a_password_that_docker_quotes_is_in_no_answer_and_no_line_of_the_log() {
+    let daemon = ScriptedDaemon::start().await;
+    let quotes = Fault::Status(500, "no: DEV_POSTGRES_MCP_PASSWORD=hunter2 planted");
+    daemon.once(CREATE, quotes.clone());
+    daemon.once(START, quotes);
+    let mut session = Session::initialized(&environment(&daemon), &["--log-level", "trace"]).await;
+    for _ in [CREATE, START] {
+        let error = session
+            .fail("create_postgres_instance", json!({ "password": PASSWORD }))
+            .await;
+        let said = error.to_string();
+        assert!(said.contains("[redacted]") && !said.contains("planted"), "{said}");
+    }
+    let log = session.end().await.log;
+    assert!(
+        log.contains("creating the container") && !log.contains("planted"),
+        "{log}"
+    );
+}
+
+#[tokio::test]
+async fn an_image_that_docker_tells_nothing_of_keeps_no_old_template_from_being_pruned() {
+    let scene = Scene::new().await;
+    // Made in 2096, which is not long ago.
+    let template = |key: &str, source: &str| {
+        json!({
+            "Id": format!("sha256:{key}"),
+            "ParentId": "",
+            "RepoTags": [format!("dev-postgres-mcp-template:{key}")],
+            "RepoDigests": [],
+            "Created": 4_000_000_000_u64,
+            "Size": 1,
+            "SharedSize": -1,
+            "Labels": { "dev-postgres-mcp.template": key, "dev-postgres-mcp.template-of": source },
+            "Containers": -1,
+        })
+    };
+    let listed = json!([
+        template("refused", "postgres:1"),
+        template("gone", "postgres:2"),
+        template("nonsense", "../containers/json?all=1"),
+        template("nothing", ""),
+    ]);
+    let listed: &'static str = Box::leak(listed.to_string().into());
+    for status in [400, 500] {
+        scene.daemon.once(LIST_IMAGES, Fault::Body(listed));
+        scene.daemon.once(INSPECT_IMAGE, Fault::Status(status, "no"));
+        let gone = Pruned {
+            kind: "template",
+            name: "dev-postgres-mcp-template:gone".into(),
+            reason: "the image postgres:2 is gone".into(),
+        };
+        assert_eq!(scene.engine.prune(true).await.expect("it can be told"), [gone]);
+    }
+    assert_eq!(scene.asked(INSPECT_IMAGE), 4, "what names no image is not asked for");
+}
+
+#[tokio::test]
+async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leaves_it() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let waiting = format!("mcp-postgres-pool-{}", InstanceId::random());
+    {
+        let mut state = scene.daemon.state();
+        let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
+        let network = state.add_network("dev-postgres-mcp", ours);
+        let id = InstanceId::random().to_string();
+        let labels = json!({ "dev-postgres-mcp.id": id, "dev-postgres-mcp.owner": ended });
+        let on_it = json!({ "Labels": labels, "HostConfig": { "NetworkMode": network } });
+        state.add_container(&waiting, on_it, "running");
+        // Both were made in 1970, as far as this daemon tells; one isn't called as we call them.
+        let template = json!({ "Labels": { "dev-postgres-mcp.template": "k" } });
+        state.add_container("dev-postgres-mcp-template-k", template.clone(), "exited");
+        state.add_container("mine", template, "exited");
+    }
+    let pruned = |kind, name: &str, reason: &str| Pruned {
+        kind,
+        name: name.into(),
+        reason: reason.into(),
+    };
+    let expected = [
+        pruned("server", &waiting, "it was started ahead by a process that has ended"),
+        pruned(
+            "container",
+            "dev-postgres-mcp-template-k",
+            "making a template in it took too long",
+        ),
+        pruned("network", "dev-postgres-mcp", "no instance is on it"),
+    ];
+    assert_eq!(scene.engine.prune(true).await.expect("it can be told"), expected);
+    assert_eq!((scene.asked(REMOVE), scene.asked(REMOVE_NETWORK)), (0, 0));
+    assert_eq!(scene.engine.prune(false).await.expect("it can be told"), expected);
+    {
+        let state = scene.daemon.state();
+        let names: Vec<_> = state.containers.values().map(|container| &container.name).collect();
+        assert_eq!(names, ["mine"]);
+        assert!(state.networks.is_empty(), "{:?}", state.networks);
+    }
+    assert_eq!(scene.engine.prune(false).await.expect("it can be told"), []);
+}
+
+/// What the program prints; the daemon goes on meanwhile.
+async fn told(environment: &TestEnvironment, arguments: &[&str]) -> Value {
+    let command = environment.command(["--output", "json"].iter().chain(arguments));
+    let output = Command::from(command).stdin(Stdio::null()).output().await;
+    let output = output.expect("it runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_instance_ends_by_the_daemons_clock_whatever_this_machines_shows(#[values(true, false)] is_ahead: bool) {
+    let (hour, half) = (Duration::from_hours(1), Duration::from_mins(30));
+    let clock = if is_ahead {
+        SystemTime::now() + hour
+    } else {
+        SystemTime::now() - hour
+    };
+    let daemon = ScriptedDaemon::start().await;
+    let [over, not_yet] = [(); 2].map(|()| InstanceId::random());
+    {
+        let mut state = daemon.state();
+        state.system_time = Some(clock);
+        // By this machine's clock both are over, or neither.
+        for (id, end) in [(over, clock - half), (not_yet, clock + half)] {
+            let mut labels = labels(id, "2026-07-01T09:00:00Z");
+            labels["dev-postgres-mcp.owner"] = json!("nobody");
+            let body = json!({ "Labels": labels, "Env": ["DEV_POSTGRES_MCP_PASSWORD=secret"] });
+            let container = state.add_container(&format!("mcp-postgres-{id}"), body, "running");
+            let added = state.containers.get_mut(&container);
+            added.expect("it was added").lease = Some(end);
+        }
+    }
+    let environment = environment(&daemon);
+    let pruned = told(&environment, &["postgres", "prune"]).await;
+    let of_over = json!([{
+        "kind": "instance",
+        "name": over.to_string(),
+        "reason": "its time to live has ended",
+    }]);
+    assert_eq!(pruned["removed"], of_over);
+    let listed = told(&environment, &["postgres", "list"]).await;
+    assert_eq!(
+        (&listed["count"], &listed["instances"][0]["id"]),
+        (&json!(1), &json!(not_yet.to_string()))
+    );
+    // What it is given is counted from there, too.
+    let extended = told(
+        &environment,
+        &["postgres", "extend", &not_yet.to_string(), "--ttl", "2h"],
+    )
+    .await;
+    let end = extended["expires_at"].as_str().expect("text");
+    let end = humantime::parse_rfc3339(end).expect("a time");
+    let left = end.duration_since(clock).expect("it is later");
+    assert!(left.abs_diff(hour * 2) < Duration::from_mins(5), "{left:?}");
 }

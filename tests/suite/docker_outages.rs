@@ -2,6 +2,7 @@
 //! ends with the cause, and afterwards all works without a restart of the server.
 
 use std::fs;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::TestEngine::{Docker, Local};
@@ -12,6 +13,7 @@ use dev_postgres_mcp_tests::session::Session;
 use dev_postgres_mcp_tests::soak;
 use rand::RngExt as _;
 use serde_json::{Value, json};
+use tokio::process::Command;
 use tokio::time::timeout;
 use tokio_postgres::NoTls;
 
@@ -246,10 +248,18 @@ async fn a_daemon_may_stop_restart_be_killed_and_hang_and_everything_works_after
         ("create_postgres_instance", json!({})),
         ("get_postgres_instance", id.clone()),
         ("health_check_postgres", id.clone()),
+        ("extend_postgres_instance", id.clone()),
         ("drop_postgres_instance", id.clone()),
     ] {
         calls.push(ask(&mut session, tool, arguments).await);
     }
+    // What only the command line has.
+    let commands = [&["stats"][..], &["prune"], &["prune", "--dry-run"]].map(|arguments| {
+        let command = environment.command(["--output", "json", "postgres"].iter().chain(arguments));
+        let mut command = Command::from(command);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        tokio::spawn(async move { timeout(DEADLINE, command.output()).await })
+    });
     let begun = Instant::now();
     for (number, call) in calls.into_iter().enumerate() {
         let result = result(&mut session, call).await;
@@ -271,6 +281,13 @@ async fn a_daemon_may_stop_restart_be_killed_and_hang_and_everything_works_after
             );
             asked.await;
         }
+    }
+    for command in commands {
+        let ended = command.await.expect("no panic").expect("it ends by its deadline");
+        let output = ended.expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{said}");
+        assert!(said.contains("timed_out") && said.contains("within"), "{said}");
     }
     daemon.thaw();
     let dropped = session.call("drop_postgres_instance", id.clone()).await;

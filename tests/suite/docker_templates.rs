@@ -49,6 +49,24 @@ async fn create(engine: &DockerEngine, wanted: &InstanceSpec) -> Found {
     created.expect("an instance").found
 }
 
+/// Builds an image on `postgres:17`.
+async fn build_image(reference: &str, lines: &str) {
+    let mut build = Command::new("docker")
+        .args(["build", "--quiet", "--force-rm", "--tag", reference, "-"])
+        // The builder that every engine has by itself.
+        .env("DOCKER_BUILDKIT", "0")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("docker can be run");
+    let text = format!("FROM postgres:17\n{lines}\n");
+    let mut input = build.stdin.take().expect("piped");
+    input.write_all(text.as_bytes()).await.expect("docker reads");
+    drop(input);
+    assert!(build.wait().await.expect("it ends").success(), "the image is built");
+}
+
 /// An image of this test's own, built on `postgres:17` and removed at the end, its template included.
 struct OwnImage {
     image: Image,
@@ -57,21 +75,8 @@ struct OwnImage {
 impl OwnImage {
     async fn build(lines: &str) -> Self {
         let repository = format!("dev-postgres-mcp-test-{}", InstanceId::random());
-        let reference = format!("{repository}:17");
-        let mut build = Command::new("docker")
-            .args(["build", "--quiet", "--force-rm", "--tag", &reference, "-"])
-            // The builder that every engine has by itself.
-            .env("DOCKER_BUILDKIT", "0")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("docker can be run");
-        let text = format!("FROM postgres:17\nLABEL test={repository}\n{lines}\n");
-        let mut input = build.stdin.take().expect("piped");
-        input.write_all(text.as_bytes()).await.expect("docker reads");
-        drop(input);
-        assert!(build.wait().await.expect("it ends").success(), "the image is built");
+        let lines = format!("LABEL test={repository}\n{lines}");
+        build_image(&format!("{repository}:17"), &lines).await;
         Self {
             image: Image::new(&repository, "17").expect("an image"),
         }
@@ -517,6 +522,79 @@ async fn a_template_is_pruned_once_its_image_has_changed_and_not_before() {
     // Unless another test was faster.
     let removed = pruned(&engine, &own, false).await;
     assert!(removed.is_empty() || removed == [old], "{removed:?}");
+    assert!(try_docker(&["image", "inspect", template]).await.is_err());
+    own.remove().await;
+}
+
+/// An image that somebody has made with the name and labels of a template; it goes with the test.
+struct Forged(String);
+
+impl Forged {
+    async fn build(source: &str) -> Self {
+        let key = format!("forged-{}", InstanceId::random());
+        let reference = format!("dev-postgres-mcp-template:{key}");
+        let labels = format!("dev-postgres-mcp.template=\"{key}\" dev-postgres-mcp.template-of=\"{source}\"");
+        build_image(&reference, &format!("LABEL {labels}")).await;
+        Self(reference)
+    }
+
+    async fn is_there(&self) -> bool {
+        try_docker(&["image", "inspect", &self.0]).await.is_ok()
+    }
+}
+
+impl Drop for Forged {
+    fn drop(&mut self) {
+        // It may have gone.
+        let _ = std::process::Command::new("docker")
+            .args(["rmi", "--force", &self.0])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+    }
+}
+
+#[tokio::test]
+async fn a_forged_template_whose_labels_say_nonsense_stays_and_keeps_nothing_else_from_being_pruned() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    engine
+        .prepare(&own.image, &ProgressSink::none())
+        .await
+        .expect("prepared");
+    let [template] = &own.templates().await[..] else {
+        panic!("one template");
+    };
+    let mut nonsense = Vec::new();
+    for source in [
+        "",
+        ":",
+        "no image at all!",
+        "POSTGRES:17",
+        "../containers/json?all=1",
+        // We would take this one for a reference; Docker doesn't.
+        "a..b:17",
+    ] {
+        nonsense.push((Forged::build(source).await, source));
+    }
+    // All that makes one ours is what it says of itself.
+    let ours = Forged::build("dev-postgres-mcp-test-nowhere:17").await;
+    docker(&["tag", "postgres:15", &own.image.to_string()]).await;
+    let environment = TestEnvironment::on(TestEngine::Docker);
+    for arguments in [&["prune", "--dry-run"][..], &["prune"]] {
+        let command = environment.command(["-o", "json", "postgres"].iter().chain(arguments));
+        let output = Command::from(command).output().await.expect("it runs");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?}: {said}");
+        let told = String::from_utf8_lossy(&output.stdout);
+        for (forged, source) in &nonsense {
+            assert!(
+                !told.contains(&forged.0) && forged.is_there().await,
+                "{source:?}: {told}"
+            );
+        }
+    }
+    assert!(!ours.is_there().await);
     assert!(try_docker(&["image", "inspect", template]).await.is_err());
     own.remove().await;
 }

@@ -10,7 +10,7 @@ use crate::engine::Pruned;
 use crate::failure::{Failure, printable};
 use crate::manager::InstanceManager;
 
-/// Remove what is of no use any more: instances that are over, old templates, what killed processes have left
+/// Remove what is of no use any more: instances that are over, old templates, an unused network, what killed processes left
 ///
 /// An instance is over when its time to live has passed, or the MCP server that it belongs to has ended without dropping it.
 /// A template is what instances start from. It is old if its image or its programs have changed or gone, or after 30 days;

@@ -451,6 +451,23 @@ mod tests {
     }
 
     #[test]
+    fn an_orphan_is_marked_as_one_in_the_table_and_in_json() {
+        insta::assert_snapshot!(instance_table(&[(instance(), Left::Orphan)], at(60)), @r"
+        ID                                    ENGINE  VERSION  STATUS   AGE  LEFT    OWNER                    ADDRESS          DATABASE  USERNAME
+        2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21  docker  17       running  1m   orphan  claude-code@laptop:4711  127.0.0.1:15432  postgres  postgres
+        ");
+        for left in [
+            Left::Orphan,
+            Left::Session,
+            Left::Unlimited,
+            Left::Time(Duration::from_secs(1)),
+        ] {
+            let json = serde_json::to_value(InstanceView::listed(&instance(), left)).expect("JSON");
+            assert_eq!(json["is_orphan"], left == Left::Orphan, "{json}");
+        }
+    }
+
+    #[test]
     fn json_has_the_names_that_the_tools_have() {
         let json = |view: InstanceView| serde_json::to_string_pretty(&view).expect("JSON");
         insta::assert_snapshot!(json(InstanceView::from(&connection())), @r#"

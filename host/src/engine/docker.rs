@@ -386,9 +386,10 @@ impl Engine for DockerEngine {
         if self.answers().await.is_err() {
             return Ok(());
         }
-        let had_removals = prune::see_removals_through(self).await?;
-        let had_orphans = !prune::orphans(self, false).await?.is_empty();
-        template::remove_stale(self).await?;
+        let containers = container::list(&self.client, None).await?;
+        let had_removals = prune::see_removals_through(self, &containers).await;
+        let had_orphans = !prune::orphans(self, containers, false).await.is_empty();
+        template::remove_stale(self, false).await?;
         // Whoever was killed may have made it for a container that it didn't come to. Where nobody was, somebody may be just
         // about to use it.
         if was_killed || had_orphans || had_removals {

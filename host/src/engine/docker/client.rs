@@ -23,6 +23,8 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: u32 = 3;
 /// How long clean-up is tried again that Docker can't do, with nobody waiting: it may be restarted, or updated.
 const OUTAGE_MAX: Duration = Duration::from_hours(1);
+/// What stands for a password.
+const REDACTED: &str = "[redacted]";
 
 /// Asks the daemon, wherever that is at the time.
 ///
@@ -102,6 +104,32 @@ impl CallError {
             Self::Refused { status, .. } => Some(*status),
             _ => None,
         }
+    }
+}
+
+/// An error without a password that Docker was sent: its answer may quote the request.
+pub(super) fn redacted(error: EngineError, password: &str) -> EngineError {
+    match error {
+        EngineError::Request { verb, reason } => EngineError::Request {
+            verb,
+            reason: without(&reason, password),
+        },
+        EngineError::NoSuchImage { image, reason } => EngineError::NoSuchImage {
+            image,
+            reason: without(&reason, password),
+        },
+        error => error,
+    }
+}
+
+/// A text without a password, be it as it is or as JSON has it.
+pub(super) fn without(text: &str, password: &str) -> String {
+    let in_json = serde_json::Value::from(password).to_string();
+    let in_json = in_json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match in_json.filter(|escaped| *escaped != password) {
+        // What stands for it has nothing in it that JSON escapes.
+        Some(escaped) => text.replace(escaped, REDACTED).replace(password, REDACTED),
+        None => text.replace(password, REDACTED),
     }
 }
 
@@ -235,9 +263,10 @@ impl Client {
                     message => message.to_owned(),
                 },
             },
-            BollardError::JsonDataError { message, .. } => CallError::Unknown(EngineError::Request {
+            // Not the parser's own words: they may quote a password.
+            BollardError::JsonDataError { column, .. } => CallError::Unknown(EngineError::Request {
                 verb,
-                reason: format!("Docker's answer makes no sense: {message}"),
+                reason: format!("Docker's answer makes no sense at column {column}"),
             }),
             BollardError::JsonSerdeError { err } => CallError::Unknown(EngineError::Request {
                 verb,
@@ -334,4 +363,21 @@ fn root(error: &BollardError) -> String {
         deepest = cause;
     }
     deepest.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_found_as_it_is_and_as_json_has_it() {
+        for (text, password, told) in [
+            ("no: s3cret, s3cret", "s3cret", "no: [redacted], [redacted]"),
+            ("no: e", "e", "no: [redacted]"),
+            ("no: a\"b\n", "a\"b\n", "no: [redacted]"),
+            (r#"["X=a\"b\n\\"]"#, "a\"b\n\\", r#"["X=[redacted]"]"#),
+        ] {
+            assert_eq!(without(text, password), told);
+        }
+    }
 }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
-use super::client::{Attempt, CallError, Trace};
+use super::client::{Attempt, CallError, Trace, redacted};
 use super::container::{self, ImageFacts, Marks};
 use super::template::{self, Template};
 use super::{DockerEngine, bootstrap, ended, image, network, remove};
@@ -194,6 +194,8 @@ impl Job {
             }
             Err(error) => {
                 guard.armed = false;
+                // Not before: what Docker said is looked at for its words, which a password may be among.
+                let error = redacted(error, self.spec.password.expose());
                 // Nobody waits for the error any more: nothing is lost.
                 let _ = self.reply.send(Err(error));
                 network::tidy(&self.engine, Trace::Made).await;

@@ -7,10 +7,15 @@ use bollard::query_parameters::ListNetworksOptionsBuilder;
 
 use super::client::{Attempt, CallError, Client, Trace};
 use super::{DockerEngine, container, label};
-use crate::engine::EngineError;
+use crate::engine::{EngineError, Pruned};
 
 /// How often to look again after the network was made, or made twice, before that is an error.
 const ENSURE_ATTEMPTS: u32 = 6;
+
+/// Why a network of ours goes.
+const UNUSED: &str = "no instance is on it";
+/// Why one of several goes.
+const DOUBLED: &str = "it was made twice";
 
 /// Which networks of a name there are.
 pub(super) struct Present {
@@ -78,10 +83,10 @@ pub(super) async fn ensure(engine: &DockerEngine) -> Result<String, EngineError>
                 // Everybody keeps the same one, unless containers run on another, which Docker then doesn't remove.
                 let mut other_used = false;
                 for id in others {
-                    other_used |= !remove(client, id).await;
+                    other_used |= !remove(client, id, DOUBLED).await;
                 }
                 if other_used {
-                    remove(client, first).await;
+                    remove(client, first, DOUBLED).await;
                 }
             }
         }
@@ -129,10 +134,10 @@ pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
     let (client, name) = (&engine.client, &engine.settings.network);
     client
         .persist(|| async {
-            match unused(client, name).await {
+            match unused(client, name, &[]).await {
                 Ok(ids) => {
                     for id in &ids {
-                        remove(client, id).await;
+                        remove(client, id, UNUSED).await;
                     }
                     if trace == Trace::Made || !ids.is_empty() {
                         Attempt::Done
@@ -149,7 +154,24 @@ pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
         .await;
 }
 
-async fn unused(client: &Client, name: &str) -> Result<Vec<String>, CallError> {
+/// Removes our networks that no instance is on, or will be when these servers have gone. `dry_run` only says which.
+pub(super) async fn prune(engine: &DockerEngine, leaving: &[Pruned], dry_run: bool) -> Result<Vec<Pruned>, CallError> {
+    let (client, name) = (&engine.client, &engine.settings.network);
+    let mut pruned = Vec::new();
+    for id in unused(client, name, leaving).await? {
+        if dry_run || remove(client, &id, UNUSED).await {
+            pruned.push(Pruned {
+                kind: "network",
+                name: name.clone(),
+                reason: UNUSED.into(),
+            });
+        }
+    }
+    Ok(pruned)
+}
+
+/// The ids of our networks that no instance is on, those that are `leaving` aside.
+async fn unused(client: &Client, name: &str, leaving: &[Pruned]) -> Result<Vec<String>, CallError> {
     let label = format!("{}={name}", label::NETWORK);
     let filters = HashMap::from([("label", vec![label])]);
     let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
@@ -161,7 +183,11 @@ async fn unused(client: &Client, name: &str) -> Result<Vec<String>, CallError> {
     if networks.is_empty() {
         return Ok(Vec::new());
     }
-    let containers = container::list(client, None).await?;
+    let mut containers = container::list(client, None).await?;
+    containers.retain(|container| {
+        let mut names = container.names.iter().flatten();
+        !names.any(|known| leaving.iter().any(|gone| gone.name == known.trim_start_matches('/')))
+    });
     Ok(networks
         .into_iter()
         .filter(|network| !containers.iter().any(|container| is_on(container, network)))
@@ -186,15 +212,18 @@ fn is_on(container: &ContainerSummary, network: &Network) -> bool {
         })
 }
 
-/// `false` if it is still there.
-async fn remove(client: &Client, id: &str) -> bool {
+/// `false` if it is still there. The log has the `reason`.
+async fn remove(client: &Client, id: &str, reason: &str) -> bool {
     let removed = client
         .change("removing the network", |docker| async move {
             docker.remove_network(id).await
         })
         .await;
     match removed {
-        Ok(()) => true,
+        Ok(()) => {
+            tracing::info!(id, reason, "removed the network");
+            true
+        }
         Err(error) if error.status() == Some(404) => true,
         // Somebody has just started a container on it: then it is in use.
         Err(error) if matches!(error.status(), Some(403 | 409)) => false,

@@ -3,45 +3,45 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bollard::models::{ContainerSummaryStateEnum, ImageSummary};
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, ImageSummary};
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptionsBuilder};
 
-use super::client::{CallError, Trace};
+use super::client::CallError;
 use super::{DockerEngine, container, image, label, network, remove, template};
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX};
+use crate::instance::Image;
 
 /// Everything of ours that is of no use any more.
 pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let mut pruned = templates(engine, dry_run).await?;
-    pruned.extend(orphans(engine, dry_run).await?);
-    if !dry_run {
-        template::remove_stale(engine).await?;
-        network::tidy(engine, Trace::Made).await;
-    }
+    let containers = container::list(&engine.client, None).await?;
+    let servers = orphans(engine, containers, dry_run).await;
+    let half_made = template::remove_stale(engine, dry_run).await?;
+    let networks = network::prune(engine, &servers, dry_run).await?;
+    pruned.extend(servers.into_iter().chain(half_made).chain(networks));
     Ok(pruned)
 }
 
-/// Waits for the removals that others have begun, and may have been killed in; whether there were any. What Docker has given up
-/// half-way is begun anew.
-pub(super) async fn see_removals_through(engine: &DockerEngine) -> Result<bool, EngineError> {
+/// Waits for the removals among these that others have begun, and may have been killed in; whether there are any. What Docker
+/// has given up half-way is begun anew.
+pub(super) async fn see_removals_through(engine: &DockerEngine, containers: &[ContainerSummary]) -> bool {
     let mut were_any = false;
-    for container in container::list(&engine.client, None).await? {
+    for container in containers {
         if container.state != Some(ContainerSummaryStateEnum::REMOVING) {
             continue;
         }
         were_any = true;
-        let container_id = container.id.unwrap_or_default();
-        if let Err(error) = remove::remove_container(&engine.client, &container_id).await {
+        let container_id = container.id.as_deref().unwrap_or_default();
+        if let Err(error) = remove::remove_container(&engine.client, container_id).await {
             let error = EngineError::from(error);
             tracing::warn!(container_id, %error, "what is being removed stays for now");
         }
     }
-    Ok(were_any)
+    were_any
 }
 
-/// Servers that processes which have ended had started ahead.
-pub(super) async fn orphans(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-    let containers = container::list(&engine.client, None).await?;
+/// Servers among these that processes which have ended had started ahead.
+pub(super) async fn orphans(engine: &DockerEngine, containers: Vec<ContainerSummary>, dry_run: bool) -> Vec<Pruned> {
     let orphans = engine.orphans(containers).await;
     if !dry_run && !orphans.is_empty() {
         engine.sign().await;
@@ -62,7 +62,7 @@ pub(super) async fn orphans(engine: &DockerEngine, dry_run: bool) -> Result<Vec<
             reason: "it was started ahead by a process that has ended".into(),
         });
     }
-    Ok(pruned)
+    pruned
 }
 
 /// Templates that are old. One that containers run on stays until they are gone.
@@ -116,17 +116,35 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
     let Some(source) = summary.labels.get(label::TEMPLATE_OF) else {
         return Ok(Some("another version of this program made it".into()));
     };
+    // Anybody may have written it, and it becomes a part of a request's path.
+    let names_image = source
+        .rsplit_once(':')
+        .is_some_and(|(repository, tag)| Image::new(repository, tag).is_ok());
+    if !names_image {
+        tracing::debug!(
+            key,
+            source,
+            "what a template says that it was made from is no image: it stays"
+        );
+        return Ok(None);
+    }
     match image::inspect_reference(&engine.client, source).await {
         Ok(inspected) => {
             let changed = template::key(&inspected.into()) != key;
             Ok(changed.then(|| format!("the image {source} has changed since")))
         }
         Err(error) if error.status() == Some(404) => Ok(Some(format!("the image {source} is gone"))),
+        // What Docker can't tell of one image keeps no other from going.
+        Err(error @ CallError::Refused { .. }) => {
+            let error = EngineError::from(error);
+            tracing::debug!(key, source, %error, "nobody knows what a template was made from: it stays");
+            Ok(None)
+        }
         Err(error) => Err(error.into()),
     }
 }
 
-/// `false` if containers run on it, or somebody else was faster.
+/// `false` if containers run on it, somebody else was faster, or Docker can't: the others may go all the same.
 async fn remove_image(engine: &DockerEngine, id: &str) -> Result<bool, CallError> {
     let options = RemoveImageOptionsBuilder::new().build();
     let removed = engine
@@ -137,7 +155,10 @@ async fn remove_image(engine: &DockerEngine, id: &str) -> Result<bool, CallError
         .await;
     match removed {
         Ok(_) => Ok(true),
-        Err(error) if matches!(error.status(), Some(404 | 409)) => Ok(false),
+        Err(error @ CallError::Refused { .. }) => {
+            tracing::debug!(id, error = %EngineError::from(error), "a template stays for now");
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }

@@ -13,11 +13,11 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use rand::distr::{Alphanumeric, SampleString};
 
-use super::client::CallError;
+use super::client::{CallError, redacted, without};
 use super::container::{self, ImageFacts};
 use super::remove::remove_container;
 use super::{DockerEngine, image, label, prune};
-use crate::engine::{Engine as _, EngineError, short_digest};
+use crate::engine::{Engine as _, EngineError, Pruned, short_digest};
 use crate::instance::{EngineKind, Image, Password, Progress, ProgressSink};
 use crate::metrics::METRICS;
 
@@ -166,15 +166,30 @@ fn name(key: &str) -> String {
 }
 
 async fn make(engine: &DockerEngine, image: &Image, facts: &ImageFacts, key: &str) -> Result<(), Setback> {
-    let name = name(key);
     let password = Alphanumeric.sample_string(&mut rand::rng(), 32);
+    let made = make_with(engine, image, facts, key, &password).await;
+    made.map_err(|setback| match setback {
+        Setback::Busy => Setback::Busy,
+        Setback::Outage(error) => Setback::Outage(redacted(error, &password)),
+        Setback::Failed(reason) => Setback::Failed(without(&reason, &password)),
+    })
+}
+
+async fn make_with(
+    engine: &DockerEngine,
+    image: &Image,
+    facts: &ImageFacts,
+    key: &str,
+    password: &str,
+) -> Result<(), Setback> {
+    let name = name(key);
     let owners = engine.owners.clone();
     let maker = tokio::task::spawn_blocking(move || owners.me().ok()).await;
-    let body = container::template_body(image, facts, key, &password, maker.ok().flatten());
+    let body = container::template_body(image, facts, key, password, maker.ok().flatten());
     match create(engine, &name, body.clone()).await {
         Ok(()) => {}
         Err(error) if error.status() == Some(409) => {
-            if !remove_stale(engine).await? {
+            if remove_stale(engine, false).await?.is_empty() {
                 return Err(Setback::Busy);
             }
             match create(engine, &name, body).await {
@@ -283,12 +298,12 @@ async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback
     Err(Setback::Failed(format!("it ended; its log ends with:\n{last_lines}")))
 }
 
-/// Removes the containers of templates whose makers have ended, or that are older than making one may take; whether there
-/// were any.
+/// Removes the containers of templates whose makers have ended, or that are older than making one may take. `dry_run` only
+/// says which.
 ///
 /// # Errors
 /// If it can't be told which there are.
-pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<bool, EngineError> {
+pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
     let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
     let containers = engine
@@ -298,32 +313,45 @@ pub(super) async fn remove_stale(engine: &DockerEngine) -> Result<bool, EngineEr
         })
         .await?;
     if containers.is_empty() {
-        return Ok(false);
+        return Ok(Vec::new());
     }
     // Docker's machine says when they were made.
     let now = engine.now(EngineKind::Docker).await?;
-    let mut any = false;
+    let mut pruned = Vec::new();
     for container in containers {
         let mut labels = container.labels.unwrap_or_default();
         let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or_default();
         let age = now.duration_since(UNIX_EPOCH + Duration::from_secs(created));
         let maker = labels.remove(label::OWNER);
         let mut names = container.names.iter().flatten();
+        let makers = labels
+            .get(label::TEMPLATE)
+            .map(|key| name(key))
+            .filter(|name| names.any(|known| known.trim_start_matches('/') == name));
         // An instance has inherited the label.
-        let is_makers = !labels.contains_key(label::ID)
-            && labels
-                .get(label::TEMPLATE)
-                .is_some_and(|key| names.any(|known| known.trim_start_matches('/') == name(key)));
-        if let Some(id) = container.id
-            && is_makers
-            && (age.is_ok_and(|age| age > MAKING_TIMEOUT) || has_ended(engine, maker).await)
-        {
-            tracing::info!(id, "removing a half-made template");
-            remove(engine, &id).await;
-            any = true;
+        let (Some(id), Some(name), false) = (container.id, makers, labels.contains_key(label::ID)) else {
+            continue;
+        };
+        let reason = if age.is_ok_and(|age| age > MAKING_TIMEOUT) {
+            "making a template in it took too long"
+        } else if has_ended(engine, maker).await {
+            "the process that was making a template in it has ended"
+        } else {
+            continue;
+        };
+        if !dry_run {
+            if !remove(engine, &id).await {
+                continue;
+            }
+            tracing::info!(name, reason, "removed a half-made template");
         }
+        pruned.push(Pruned {
+            kind: "container",
+            name,
+            reason: reason.into(),
+        });
     }
-    Ok(any)
+    Ok(pruned)
 }
 
 async fn has_ended(engine: &DockerEngine, maker: Option<String>) -> bool {
@@ -333,8 +361,13 @@ async fn has_ended(engine: &DockerEngine, maker: Option<String>) -> bool {
     judged.await.unwrap_or(false)
 }
 
-async fn remove(engine: &DockerEngine, name: &str) {
-    if let Err(error) = remove_container(&engine.client, name).await {
-        tracing::debug!(name, error = %EngineError::from(error), "a template's container stays for now");
+/// `false` if it is still there.
+async fn remove(engine: &DockerEngine, name: &str) -> bool {
+    match remove_container(&engine.client, name).await {
+        Ok(_) => true,
+        Err(error) => {
+            tracing::debug!(name, error = %EngineError::from(error), "a template's container stays for now");
+            false
+        }
     }
 }
