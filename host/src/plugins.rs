@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use self::budget::{Budget, Overrun};
+use self::budget::{Budget, Overrun, STACK_BYTES};
 use self::cache::Cache;
 pub(crate) use self::encode::FILE_BYTES_MAX;
 use self::grants::{Grant, Grants};
@@ -39,7 +39,7 @@ use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
 
 use crate::digest::Digest;
 use crate::failure::{Failure, FailureCode};
-use crate::policy::{FieldError, join};
+use crate::policy::{FieldError, of_fields};
 
 /// How often a running guest is interrupted: it then lets others run, can be cancelled, and is counted.
 const TICK: Duration = Duration::from_millis(10);
@@ -89,11 +89,11 @@ pub enum PluginError {
         reason: String,
     },
     /// It refuses its settings.
-    #[error("{name} refuses its settings: {}", join(fields))]
+    #[error("{name} refuses its settings{}", of_fields(fields))]
     Settings {
         /// Its name in the configuration.
         name: String,
-        /// Every problem at once.
+        /// Every problem at once; none if it doesn't say why.
         fields: Vec<FieldError>,
     },
     /// It describes a tool that clients could not use.
@@ -165,15 +165,20 @@ impl From<&PluginError> for Failure {
         let (code, advice) = match error {
             PluginError::SwitchedOff { .. } => (
                 FailureCode::Unavailable,
-                "Restart the server or replace the bundle; the server's log has its failures.",
+                "Restart the server or replace the bundle; the server's log has its failures.".to_owned(),
             ),
-            PluginError::OverBudget { .. } => (
+            PluginError::OverBudget { budget, .. } => (
                 FailureCode::Internal,
-                "Ask for less; if that doesn't help, tell whoever keeps the component, or raise its `limits`.",
+                match budget.key() {
+                    Some(key) => format!(
+                        "Ask for less; if that doesn't help, tell whoever keeps the component, or raise {key} in its `limits`."
+                    ),
+                    None => "Ask for less; if that doesn't help, tell whoever keeps the component.".to_owned(),
+                },
             ),
             _ => (
                 FailureCode::Internal,
-                "This is a defect of the component, not of the arguments: tell whoever keeps it.",
+                "This is a defect of the component, not of the arguments: tell whoever keeps it.".to_owned(),
             ),
         };
         Self::new(code, error.to_string(), advice)
@@ -207,6 +212,7 @@ impl Runtime {
     pub fn new(cache: Cache) -> Result<Self, String> {
         let mut config = Config::new();
         config.epoch_interruption(true);
+        config.max_wasm_stack(STACK_BYTES);
         let engine = Engine::new(&config).map_err(|error| format!("{error:#}"))?;
         let (stop, stopped) = mpsc::channel();
         let ticked = engine.clone();
@@ -335,18 +341,18 @@ impl Loaded {
         store.limiter(|guest| &mut guest.meter);
         // What one value may have; what all of them have is counted where they pass.
         store.set_hostcall_fuel(self.budget.host_bytes);
-        let cpu = self.budget.cpu;
+        let (cpu, wall) = (self.budget.cpu, store.data().wall());
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |mut context| {
             let ticks_left = &mut context.data_mut().ticks_left;
             *ticks_left = ticks_left.checked_sub(1).ok_or(Overrun::Cpu(cpu))?;
             Ok(UpdateDeadline::Yield(1))
         });
-        match tokio::time::timeout(self.budget.wall, run(&mut store)).await {
+        match tokio::time::timeout(wall, run(&mut store)).await {
             Ok(outcome) => outcome.map_err(|error| self.fault(&error)),
             Err(_) => Err(PluginError::OverBudget {
                 name: self.name.to_string(),
-                budget: Overrun::Wall(self.budget.wall),
+                budget: Overrun::Wall(wall),
             }),
         }
     }
@@ -359,6 +365,10 @@ impl Loaded {
         // Of a type that the runtime keeps to itself.
         if error.root_cause().to_string().contains("fuel allocated for hostcalls") {
             let budget = Overrun::HostBytes(self.budget.host_bytes);
+            return PluginError::OverBudget { name, budget };
+        }
+        if let Some(Trap::StackOverflow) = error.downcast_ref() {
+            let budget = Overrun::Stack;
             return PluginError::OverBudget { name, budget };
         }
         // The root cause alone: what stands above it is a backtrace of the guest, which goes to the log.

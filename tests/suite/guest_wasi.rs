@@ -111,6 +111,19 @@ async fn waiting_is_not_computing_but_ends_in_time_or_when_the_client_cancels() 
     assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
 }
 
+#[test]
+fn a_guest_that_waits_when_it_is_loaded_holds_the_start_up_no_longer_than_it_may() {
+    let lines = "settings.sleeps_before_it_describes = 3600";
+    let environment = with_python_shell(&TestEnvironment::without_engine(), lines);
+    let begun = Instant::now();
+    let listed = environment.run(&["plugin", "list"]);
+    assert_eq!(listed.status.code(), Some(8), "{listed:?}");
+    assert!(begun.elapsed() < Duration::from_mins(5), "took {:?}", begun.elapsed());
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let told = "refused: shell used more than its budget of 10 s from call to answer";
+    assert!(listed.contains(told), "{listed}");
+}
+
 #[tokio::test]
 async fn what_a_guest_prints_goes_to_the_log_line_by_line_and_nowhere_else() {
     let mut session = shell("grants = ['log']").await;

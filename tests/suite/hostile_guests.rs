@@ -156,12 +156,42 @@ async fn a_call_that_spins_ends_when_its_client_cancels_it() {
     // It is at work: others get their turn all the same.
     assert_unharmed(&mut session).await;
     let cancelled = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": call } });
+    let pid = Pid::from_u32(session.pid().expect("it runs"));
+    let is_busy = async || {
+        let before = seen(pid).cpu_ms;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        // It had most of a core, or half of one on a busy machine.
+        seen(pid).cpu_ms > before + 200
+    };
+    assert!(is_busy().await, "it computes");
     session.send(&cancelled).await;
     assert_unharmed(&mut session).await;
-    // A server ends when all calls have; this one had a minute left.
+    // Left alone, it would go on for a minute of computing.
     let begun = std::time::Instant::now();
+    while is_busy().await {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it still computes");
+    }
     assert!(session.end().await.status.success());
-    assert!(begun.elapsed() < Duration::from_secs(30), "took {:?}", begun.elapsed());
+}
+
+/// What the system says of a process.
+fn seen(pid: Pid) -> Seen {
+    let mut system = System::new().expect("processes can be looked at");
+    let what = ProcessRefreshKind::nothing().with_memory().with_cpu();
+    system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, what);
+    let process = system.process(pid).expect("it runs");
+    Seen {
+        memory: process.memory(),
+        cpu_ms: process.accumulated_cpu_time(),
+    }
+}
+
+/// What a process has of the machine.
+struct Seen {
+    /// Resident, in bytes.
+    memory: u64,
+    /// So far, in milliseconds.
+    cpu_ms: u64,
 }
 
 #[tokio::test]
@@ -196,26 +226,28 @@ async fn after_three_failures_in_a_row_a_bundle_is_switched_off_and_the_others_s
 
 #[tokio::test]
 async fn what_guests_took_comes_back() {
-    let mut session = server(&TestEnvironment::without_engine(), "limits.memory_mib = 256").await;
+    let lines = "limits.memory_mib = 256\ngrants = ['log']";
+    let mut session = server(&TestEnvironment::without_engine(), lines).await;
     let pid = Pid::from_u32(session.pid().expect("it runs"));
-    let resident = || {
-        let mut system = System::new().expect("processes can be looked at");
-        let seen = ProcessRefreshKind::nothing().with_memory();
-        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), true, seen);
-        system.process(pid).expect("it runs").memory()
-    };
-    let round = async |session: &mut Session| {
-        for deed in [json!("hoard"), json!({ "return": { "bytes": 100 << 20 } })] {
+    // As it is with guests that behave.
+    act(&mut session, BAD, json!([])).await;
+    assert_unharmed(&mut session).await;
+    let before = seen(pid).memory;
+    for _ in 0..3 {
+        for deed in [
+            json!("hoard"),
+            json!("recurse"),
+            json!({ "return": { "bytes": 100 << 20 } }),
+            json!({ "fail": { "bytes": 100 << 20 } }),
+            json!({ "fail_with_fields": { "fields": 100_000 } }),
+            json!({ "return_text": { "text": "[".repeat(100_000) } }),
+            json!({ "log": { "text": "x".repeat(100_000), "times": 1000 } }),
+        ] {
             session.fail(BAD, one(&deed)).await;
-            act(session, BAD, json!([])).await;
+            act(&mut session, BAD, json!([])).await;
         }
-    };
-    round(&mut session).await;
-    let before = resident();
-    for _ in 0..5 {
-        round(&mut session).await;
     }
-    let after = resident();
+    let after = seen(pid).memory;
     assert!(after < before + (64 << 20), "{before} bytes became {after}");
     assert!(session.end().await.status.success());
 }
@@ -273,6 +305,20 @@ async fn load(bytes: &[u8], settings: Value) -> Result<Bundle, PluginError> {
 async fn a_bundle_that_misbehaves_at_load_is_refused_and_others_load(#[case] settings: Value, #[case] told: &str) {
     let error = load(puppet(), settings).await.expect_err("it misbehaves").to_string();
     assert!(error.starts_with(told), "{error}");
+}
+
+#[rstest]
+#[case::traps("describe = ['trap']", "villain trapped: ")]
+#[case::computes_for_ever("describe = ['spin']", "villain used more than its budget of 2 s of CPU time")]
+#[case::describes_a_million_nodes("nodes = 1000000", "villain used more than its budget of ")]
+#[tokio::test]
+async fn a_server_serves_the_others_when_a_bundle_misbehaves_at_load(#[case] settings: &str, #[case] told: &str) {
+    let lines = format!("settings = {{ {settings} }}");
+    let mut session = server(&TestEnvironment::without_engine(), &lines).await;
+    assert_unharmed(&mut session).await;
+    let remains = session.end().await;
+    assert!(remains.status.success());
+    assert!(remains.log.contains(told), "{}", remains.log);
 }
 
 #[test]

@@ -63,7 +63,10 @@ async fn a_policy_that_takes_memory_without_end_is_stopped_at_its_limit() {
 #[tokio::test]
 async fn a_policy_that_recurses_without_end_is_stopped() {
     let error = load_policy(Misdeed::Recurse).await;
-    assert_eq!(error.to_string(), "villain trapped: wasm trap: call stack exhausted");
+    assert_eq!(
+        error.to_string(),
+        "villain used more than its budget of 512 KiB of stack"
+    );
 }
 
 #[tokio::test]

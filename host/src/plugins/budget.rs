@@ -53,6 +53,12 @@ impl Budget {
     };
 }
 
+/// How long a component may take to check its settings or to describe itself, whatever its budget: the start of a server waits
+/// for that.
+pub(super) const LOAD_WALL: Duration = Duration::from_secs(10);
+/// How much stack a guest has, in bytes: the runtime's own default. Unlike the rest it is no memory of the call's own.
+pub(super) const STACK_BYTES: usize = 512 << 10;
+
 /// One thing that a budget limits.
 #[derive(Debug, Clone, Copy)]
 pub struct Limit {
@@ -206,6 +212,9 @@ pub enum Overrun {
     /// Linear memory.
     #[error("{} of memory", size(*.0))]
     Memory(usize),
+    /// Calls within calls.
+    #[error("{} of stack", size(STACK_BYTES))]
+    Stack,
     /// Time spent computing.
     #[error("{} s of CPU time", .0.as_secs_f32())]
     Cpu(Duration),
@@ -229,11 +238,44 @@ pub enum Overrun {
     Instances(usize),
 }
 
+impl Overrun {
+    /// The name of what ran out in `limits` of a bundle's configuration, if it is there.
+    #[must_use]
+    pub fn key(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Memory(_) => "memory_mib",
+            Self::Stack => return None,
+            Self::Cpu(_) => "cpu",
+            Self::Wall(_) => "time",
+            Self::Output(_) => "output_kib",
+            Self::Log(_) => "log_kib",
+            Self::HostBytes(_) => "host_data_kib",
+            Self::HostCalls(_) => "host_calls",
+            Self::Instances(_) => "instances",
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_call_ran_out_of_is_named_as_the_limit_that_gives_more() {
+        let overruns = [
+            Overrun::Memory(1),
+            Overrun::Cpu(Duration::ZERO),
+            Overrun::Wall(Duration::ZERO),
+            Overrun::Output(1),
+            Overrun::Log(1),
+            Overrun::HostBytes(1),
+            Overrun::HostCalls(1),
+            Overrun::Instances(1),
+        ];
+        assert_eq!(overruns.map(Overrun::key), LIMITS.map(|limit| Some(limit.key)));
+    }
 
     #[test]
     fn every_limit_changes_its_own_part_of_a_budget_within_its_bounds() {

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 use wasmtime::ResourceLimiter;
 
-use super::budget::{Budget, Overrun};
+use super::budget::{Budget, LOAD_WALL, Overrun};
 use super::credentials::Placeholders;
 use super::grants::{Grant, Grants};
 use super::journal::Journal;
@@ -138,6 +138,14 @@ impl Guest {
         }
     }
 
+    /// How long the call may take, waiting included.
+    pub(super) fn wall(&self) -> Duration {
+        match self.asked_by {
+            AskedBy::Host => self.budget.wall.min(LOAD_WALL),
+            AskedBy::Manager(_) | AskedBy::Client(_) => self.budget.wall,
+        }
+    }
+
     /// Keeps `secret` out of the log.
     pub(super) fn hide(&self, secret: &str) {
         self.journal.hide(secret);
@@ -256,10 +264,15 @@ impl Guest {
 
     fn denied(&self, grant: Grant) -> Failure {
         let (name, grant) = (&self.name, grant.as_str());
+        // An author's call is written down, and has its grants from the command line.
+        let place = match self.asked_by.transcript() {
+            Some(_) => "`--grants`",
+            None => "its `grants` in the configuration file",
+        };
         Failure::new(
             FailureCode::Denied,
             format!("the bundle {name} has no grant {grant:?}"),
-            format!("Whoever trusts it with that adds {grant:?} to its `grants` in the configuration file."),
+            format!("Whoever trusts it with that adds {grant:?} to {place}."),
         )
     }
 

@@ -10,7 +10,7 @@ import time  # noqa: F401
 from componentize_py_types import Err
 from wit_world import exports
 from wit_world.exports.tools import Hints, Tool
-from wit_world.imports import clock, instances, log  # noqa: F401
+from wit_world.imports import clock, instances, log, settings  # noqa: F401
 from wit_world.imports.types import Failure, FailureCode
 
 
@@ -21,6 +21,7 @@ class Tools(exports.Tools):
         pass
 
     def describe(self):
+        time.sleep(json.loads(settings.get()).get("sleeps_before_it_describes", 0))
         code = {"type": "object", "properties": {"code": {"type": "string"}}, "required": ["code"]}
         hints = Hints(read_only=False, destructive=True, idempotent=False, open_world=False)
         return [Tool("python", "Python", "Runs Python and returns `it`.", json.dumps(code), None, hints)]
