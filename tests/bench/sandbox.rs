@@ -18,9 +18,10 @@ use dev_postgres_mcp::mcp::Server;
 use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp::plugins::bundle::{Bundle, Terms};
 use dev_postgres_mcp::plugins::cache::Cache;
+use dev_postgres_mcp::plugins::provenance::{Provenance, State};
 use dev_postgres_mcp::plugins::{Runtime, Source};
 use dev_postgres_mcp_tests::credentials::policy;
-use dev_postgres_mcp_tests::guests::{Misdeed, hostile};
+use dev_postgres_mcp_tests::guests::puppet;
 use dev_postgres_mcp_tests::specs::{owner, spec};
 use divan::Bencher;
 use serde_json::{Value, json};
@@ -49,6 +50,15 @@ fn list_one(bencher: Bencher<'_, '_>) {
     measure(bencher, "list_postgres_instances", |_| json!({}));
 }
 
+/// What [`list_one`] asks the host to do: the difference is what a call through a bundle costs, JSON-RPC included.
+#[divan::bench(sample_count = 2000, sample_size = 1)]
+fn list_asked_of_the_host(bencher: Bencher<'_, '_>) {
+    let runtime = one_thread();
+    let (manager, _, _) = runtime.block_on(async { manager(one_instance().await.0).await });
+    let caller = Caller::default();
+    bencher.bench_local(|| runtime.block_on(manager.list(&caller)).expect("the policy allows it"));
+}
+
 /// What [`list_one`] takes beside ten threads that compute without end: as much as sharing the cores explains.
 #[divan::bench(sample_count = 200, sample_size = 1)]
 fn list_beside_ten_threads(bencher: Bencher<'_, '_>) {
@@ -66,26 +76,38 @@ fn list_beside_ten_threads(bencher: Bencher<'_, '_>) {
     }
 }
 
-/// What it takes beside ten hostile guests in the same process: each computes without end, is stopped at its budget, and is
-/// called again at once.
+/// What it takes beside ten hostile guests in the same process: each computes without end when it is called, is stopped at
+/// its budget, and is called again at once; one that is switched off for that is loaded anew.
 #[divan::bench(sample_count = 200, sample_size = 1)]
 fn list_beside_ten_guests(bencher: Bencher<'_, '_>) {
     let runtime = several_threads();
     let sandboxes = Arc::new(Runtime::new(Cache::default()).expect("this machine runs WebAssembly"));
+    let (manager, _, _) = runtime.block_on(async { manager(one_instance().await.0).await });
     for _ in 0..HOSTILE {
-        let sandboxes = Arc::clone(&sandboxes);
+        let (sandboxes, manager) = (Arc::clone(&sandboxes), manager.clone());
         let source = Source {
             name: "villain".into(),
             from: "a benchmark".into(),
-            bytes: hostile("tool-bundle", Misdeed::Spin).into(),
+            bytes: puppet().into(),
             sha256: None,
             settings: serde_json::Map::new(),
         };
-        // It spins as soon as it is asked about its settings.
         runtime.spawn(async move {
+            let arguments = serde_json::Map::from_iter([("deeds".to_owned(), json!(["spin"]))]);
             loop {
-                let loaded = Bundle::load(&sandboxes, &source, &Terms::default()).await;
-                assert!(loaded.is_err(), "it is stopped");
+                let villain = Bundle::load(&sandboxes, &source, &Terms::default()).await;
+                let villain = villain.expect("it looks harmless");
+                let tool = &villain.tools()[0];
+                while villain.provenance().state == State::Serving {
+                    let call = villain.call(
+                        tool,
+                        arguments.clone(),
+                        &manager,
+                        Caller::default(),
+                        ProgressSink::none(),
+                    );
+                    assert!(call.await.is_err(), "it is stopped");
+                }
             }
         });
     }
@@ -101,12 +123,15 @@ fn several_threads() -> tokio::runtime::Runtime {
 }
 
 fn measure(bencher: Bencher<'_, '_>, tool: &str, arguments: impl FnOnce(InstanceId) -> Value) {
-    // One thread: how long it takes to wake another is the machine's affair.
-    let runtime = tokio::runtime::Builder::new_current_thread()
+    measure_on(one_thread(), bencher, tool, arguments);
+}
+
+/// How long it takes to wake another is the machine's affair.
+fn one_thread() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .expect("a runtime");
-    measure_on(runtime, bencher, tool, arguments);
+        .expect("a runtime")
 }
 
 fn measure_on(
@@ -141,6 +166,32 @@ async fn one_instance() -> (PretendedEngine, InstanceId) {
     (engine, id)
 }
 
+/// The way to an engine's instances, under the built-in policy; that policy, and who ends with it.
+async fn manager(engine: PretendedEngine) -> (InstanceManager, Provenance, TaskTracker) {
+    let config = defaults();
+    let settings = Settings {
+        defaults: config.instance.defaults,
+        ports: config.instance.ports,
+        ready_timeout: config.instance.ready_timeout,
+        pool_size: 0,
+        keeps_on_exit: false,
+        team: None,
+    };
+    let (policy, tracker) = (policy().await, TaskTracker::new());
+    let provenance = policy.provenance();
+    let engine = Arc::new(engine);
+    let manager = InstanceManager::new(engine, Arc::new(policy), settings, Owners::new(None), tracker.clone());
+    (manager, provenance, tracker)
+}
+
+fn defaults() -> Config {
+    let nowhere = Flags {
+        file: None,
+        settings: Vec::new(),
+    };
+    Config::load(&nowhere, &Environment::default()).expect("the defaults fit")
+}
+
 /// A client of a server in this process.
 struct Client {
     input: WriteHalf<DuplexStream>,
@@ -154,30 +205,8 @@ fn message(method: &str, params: &Value) -> String {
 
 impl Client {
     async fn of(engine: PretendedEngine) -> Self {
-        let nowhere = Flags {
-            file: None,
-            settings: Vec::new(),
-        };
-        let config = Config::load(&nowhere, &Environment::default()).expect("the defaults fit");
-        let settings = Settings {
-            defaults: config.instance.defaults.clone(),
-            ports: config.instance.ports,
-            ready_timeout: config.instance.ready_timeout,
-            pool_size: 0,
-            keeps_on_exit: false,
-            team: None,
-        };
-        let policy = policy().await;
-        let tracker = TaskTracker::new();
-        let provenance = policy.provenance();
-        let manager = InstanceManager::new(
-            Arc::new(engine),
-            Arc::new(policy),
-            settings,
-            Owners::new(None),
-            tracker.clone(),
-        );
-        let app = App::new(config, &Environment::default());
+        let (manager, provenance, tracker) = manager(engine).await;
+        let app = App::new(defaults(), &Environment::default());
         let toolbox = app.bundles().await.expect("the tools load").subscribe();
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
         let (read, write) = tokio::io::split(theirs);
