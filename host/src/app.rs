@@ -546,5 +546,5 @@ fn unusable(error: &PluginError) -> Failure {
         return Failure::clone(failure);
     }
     let advice = "Correct `[policy]`, `[teams.NAME]` or `[[bundle]]` in the configuration: `dev-postgres-mcp config show` prints it.";
-    Failure::new(FailureCode::Internal, error.to_string(), advice)
+    Failure::new(FailureCode::Configuration, error.to_string(), advice)
 }

@@ -11,6 +11,8 @@ use crate::policy::FieldError;
 pub enum FailureCode {
     /// The arguments do not fit.
     InvalidArguments,
+    /// The configuration is wrong, for instance about a plugin.
+    Configuration,
     /// The policy says no.
     Denied,
     /// No such instance.
@@ -29,8 +31,9 @@ pub enum FailureCode {
 
 impl FailureCode {
     /// Every code, in the order in which they are documented.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::InvalidArguments,
+        Self::Configuration,
         Self::Denied,
         Self::NotFound,
         Self::Exhausted,
@@ -45,6 +48,7 @@ impl FailureCode {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InvalidArguments => "invalid_arguments",
+            Self::Configuration => "configuration",
             Self::Denied => "denied",
             Self::NotFound => "not_found",
             Self::Exhausted => "exhausted",
@@ -105,7 +109,10 @@ impl Failure {
     pub fn invalid(fields: Vec<FieldError>) -> Self {
         Self {
             code: FailureCode::InvalidArguments,
-            message: crate::policy::join(&fields),
+            message: match fields.as_slice() {
+                [] => "the arguments do not fit, and nobody says why".to_owned(),
+                fields => crate::policy::join(fields),
+            },
             advice: "Correct these arguments and call again.".into(),
             fields,
         }

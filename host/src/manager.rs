@@ -268,6 +268,9 @@ impl InstanceManager {
     /// Has servers of the default version started in the background, if any are to wait; those of other versions are
     /// from when one is asked for. Until [`InstanceManager::close`]. They are the process's, as `caller` is.
     pub async fn start_ahead(&self, caller: &Caller) {
+        if self.pool.is_off() {
+            return;
+        }
         // What the policy makes of a request that asks for nothing. One that it denies comes too late for the pool.
         if let Ok(spec) = self.plan(&CreateRequest::default(), caller, self.inventory()).await {
             self.pool.want(&spec.image, &spec.database);

@@ -126,10 +126,10 @@ impl Action {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
     /// The request does not fit.
-    #[error("the request does not fit: {}", join(.0))]
+    #[error("the request does not fit{}", of_fields(.0))]
     Invalid(Vec<FieldError>),
     /// The rules forbid it.
-    #[error("the policy denies it: {0}")]
+    #[error("the policy denies it{}", of_reason(.0))]
     Denied(String),
     /// The policy itself is at fault: it trapped, overran its budget or answered nonsense.
     #[error("the policy gave no valid answer, so nothing is allowed: {0}")]
@@ -163,4 +163,38 @@ impl fmt::Display for FieldError {
 #[must_use]
 pub fn join(fields: &[FieldError]) -> String {
     fields.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What is said of why, to be read after what was not done: a guest may say nothing.
+pub(crate) fn of_reason(reason: &str) -> String {
+    match reason.trim() {
+        "" => ", and nobody says why".to_owned(),
+        _ => format!(": {reason}"),
+    }
+}
+
+/// As [`of_reason`], of fields.
+pub(crate) fn of_fields(fields: &[FieldError]) -> String {
+    of_reason(&join(fields))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_says_no_and_nothing_more_is_told_of_as_that() {
+        assert_eq!(
+            Rejection::Denied("there are enough".into()).to_string(),
+            "the policy denies it: there are enough"
+        );
+        assert_eq!(
+            Rejection::Denied(" ".into()).to_string(),
+            "the policy denies it, and nobody says why"
+        );
+        assert_eq!(
+            Rejection::Invalid(Vec::new()).to_string(),
+            "the request does not fit, and nobody says why"
+        );
+    }
 }

@@ -12,9 +12,10 @@ use serde_json::{Value, json};
 const NOBODY: &str = "2f1c6f0e-6f0a-4d0b-9a55-0d1c7a3b9e21";
 
 /// What needs each grant.
-fn deeds() -> [(&'static str, Value); 8] {
+fn deeds() -> [(&'static str, Value); 9] {
     [
         ("create", json!({ "create": {} })),
+        ("create", json!({ "extend": { "id": NOBODY } })),
         ("read", json!("list")),
         ("read", json!({ "get": { "id": NOBODY } })),
         ("drop", json!({ "drop": { "id": NOBODY } })),
@@ -512,7 +513,7 @@ async fn a_result_that_does_not_fit_the_tools_own_output_schema_is_the_bundles_d
     let error = session.fail("act", returned(r#"{ "a": "s3cret" }"#)).await;
     assert_eq!(
         text(&error, "message"),
-        "puppet answered nonsense: the result does not fit the tool's output schema at \"/a\": type"
+        "puppet answered nonsense: the result does not fit the tool's output schema: a must be of type integer"
     );
     assert_eq!(error["code"], "internal");
 }

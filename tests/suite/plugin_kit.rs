@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
 use dev_postgres_mcp::digest::Digest;
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
@@ -247,11 +248,17 @@ fn a_new_tool_bundle_in_rust_builds_passes_its_own_check_and_can_be_tried() {
         figures["memory_kib"].as_u64().is_some_and(|memory| memory >= 64),
         "{figures}"
     );
+    assert_serves(&environment, file);
 }
 
 /// A scaffold in Python or JavaScript, built as its README.md has it; the file that comes of it.
 fn componentized(environment: &TestEnvironment, name: &str, world: &str, language: &str) -> String {
     let folder = scaffold(environment, name, world, language);
+    if folder.join("test_counting.py").exists() {
+        let mut tests = Command::new("python3");
+        let status = tests.args(["-m", "unittest", "--quiet"]).current_dir(&folder).status();
+        assert!(status.expect("Python starts").success(), "its own tests fail");
+    }
     let (written_in, command) = match language {
         "python" => (
             "README.md",
@@ -281,6 +288,10 @@ fn a_new_tool_bundle_in_another_language_builds_passes_its_own_check_and_can_be_
         (&checked["version"], &checked["tools"]),
         (&json!("0.2.0"), &json!(["count_instances"]))
     );
+    // What it imports says nothing about what it calls.
+    let granted = json_of(&environment, 0, &["plugin", "check", file, "--grants", "read"]);
+    let note = granted["notes"][0].as_str().expect("a note");
+    assert!(note.starts_with("it imports all that its world has"), "{granted}");
     let wrong = ["plugin", "check", file, "--settings", r#"{"many": 0, "few": 1}"#];
     let problems = json_of(&environment, 8, &wrong);
     assert_eq!(problems["problems"].as_array().map(Vec::len), Some(2), "{problems}");
@@ -302,6 +313,33 @@ fn a_new_tool_bundle_in_another_language_builds_passes_its_own_check_and_can_be_
         ran["calls"],
         json!([{ "function": "instances.list", "arguments": {}, "answer": [] }])
     );
+    assert_serves(&environment, file);
+}
+
+/// Configures the scaffold's bundle as its README.md has it, and calls it from an MCP client.
+fn assert_serves(environment: &TestEnvironment, file: &str) {
+    let home = environment.home();
+    fs::copy(file, home.join("count_instances.wasm")).expect("a file");
+    let readme = fs::read_to_string(home.join("count-instances/README.md")).expect("a readme");
+    let entry = readme
+        .split("```toml\n")
+        .nth(1)
+        .and_then(|rest| rest.split("```").next());
+    let entry = entry
+        .expect("a configuration")
+        .replace("/path/to", home.to_str().expect("UTF-8"));
+    let config = home.join("config.toml");
+    fs::write(&config, entry).expect("a file");
+    let environment = environment.clone().with("DEV_POSTGRES_MCP_CONFIG", config);
+    tokio::runtime::Runtime::new().expect("a runtime").block_on(async {
+        let mut session = Session::initialized(&environment, &[]).await;
+        // It asks the host as it should, which has no engine here.
+        let error = session.fail("count_instances", json!({})).await;
+        assert_eq!(error["code"], "unavailable", "{error}");
+        let tools = session.request("tools/list", json!({})).await;
+        assert!(tools.to_string().contains("count_instances"), "{tools}");
+        assert!(session.end().await.status.success());
+    });
 }
 
 #[rstest]
@@ -319,6 +357,13 @@ fn a_new_policy_builds_passes_its_own_check_and_decides(#[case] language: &str) 
     assert_eq!(
         (&checked["world"], &checked["version"]),
         (&json!("policy"), &json!("0.2.0"))
+    );
+    assert_eq!(checked["notes"], json!([]));
+    let denying = environment.json(&["plugin", "check", file, "--settings", r#"{"versions": ["16"]}"#]);
+    let note = denying["notes"][0].as_str().expect("a note");
+    assert!(
+        note.starts_with("asked for nothing in particular, it says no: the policy denies it: "),
+        "{note}"
     );
     let no_tool = environment.run(&["plugin", "run", file, "choose_versions"]);
     assert!(
@@ -382,6 +427,24 @@ fn a_check_tells_all_that_is_wrong_at_once() {
             1,
             "{function}: {problems:?}"
         );
+    }
+    // What the bundle itself says is looked at all the same, be it its settings or its tools.
+    let all = |settings: &str| {
+        let arguments = ["plugin", "check", path, "--grants", "read,sql", "--settings", settings];
+        json_of(&environment, 8, &arguments)["problems"].to_string()
+    };
+    let problems = all(r#"{ "tool": "Act", "nodes": 10000, "output_schema": { "type": "string" } }"#);
+    for told in [
+        "which needs the grant",
+        "must be named in snake_case",
+        "has an input schema that has more than 65536 bytes",
+        "has an output schema that does not say",
+    ] {
+        assert!(problems.contains(told), "{told}: {problems}");
+    }
+    let problems = all(r#"{ "no_such": 1 }"#);
+    for told in ["which needs the grant", "it refuses its settings: "] {
+        assert!(problems.contains(told), "{told}: {problems}");
     }
     let unknown = hostile_of("tool-bundle", Misdeed::Trap, |wit| wit.replace("@0.2.0", "@9.9.9"));
     fs::write(&file, unknown).expect("a file");

@@ -113,13 +113,13 @@ async fn each_passes_its_own_tests_loads_as_its_readme_says_and_refuses_wrong_se
 
     let wrong = configured.with("DEV_POSTGRES_MCP_POLICY_SETTINGS", wrong.to_string());
     let remains = Session::start(&wrong, &[]).end().await;
-    assert!(!remains.status.success());
+    assert_eq!(remains.status.code(), Some(3));
     for problem in problems {
         assert!(remains.log.contains(problem), "{problem}: {}", remains.log);
     }
     assert_eq!(
         refusal(&wrong, &[])["code"],
-        "internal",
+        "configuration",
         "nothing is created under a policy that doesn't load"
     );
 }

@@ -1,5 +1,6 @@
 //! The files of a folder of bundles. Others write to it, at any time.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,8 @@ pub(super) fn list(folder: &Path) -> Result<Vec<Found>, String> {
         if is_hidden || path.extension().is_none_or(|end| end != "wasm") {
             continue;
         }
-        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        // Cargo names files with underscores.
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().replace('_', "-");
         let name = stem.parse::<BundleName>();
         found.push(Found {
             name: name.map_err(|problem| format!("its name without .wasm {problem}")),
@@ -61,6 +63,14 @@ pub(super) fn list(folder: &Path) -> Result<Vec<Found>, String> {
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut taken = BTreeSet::new();
+    for file in &mut found {
+        if let Ok(name) = &file.name
+            && !taken.insert(name.clone())
+        {
+            file.name = Err(format!("another file here has the name {name}, too"));
+        }
+    }
     Ok(found)
 }
 
@@ -111,14 +121,28 @@ mod tests {
             fs::write(folder.path().join(name), "x").expect("a file");
         }
         assert_eq!(names(folder.path()), ["a-1", "b"]);
-        fs::write(folder.path().join("my_tools.wasm"), "x").expect("a file");
+        fs::write(folder.path().join("myTools.wasm"), "x").expect("a file");
         let found = list(folder.path()).expect("it is listed");
         assert_eq!(
             found[2].name,
             Err("its name without .wasm must be 1 to 40 lower-case letters, digits and hyphens".into())
         );
-        assert_eq!(found[2].shown_name(), "my_tools.wasm");
+        assert_eq!(found[2].shown_name(), "myTools.wasm");
         assert_eq!(names(&folder.path().join("nowhere")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn cargos_underscores_are_hyphens_and_no_two_files_are_one_bundle() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["my-tools.wasm", "my_tools.wasm", "own_tools.wasm"] {
+            fs::write(folder.path().join(name), "x").expect("a file");
+        }
+        let found = list(folder.path()).expect("it is listed");
+        assert_eq!(
+            found[1].name,
+            Err("another file here has the name my-tools, too".into())
+        );
+        assert_eq!(names(folder.path()), ["my-tools", "my_tools.wasm", "own-tools"]);
     }
 
     #[test]

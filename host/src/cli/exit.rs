@@ -90,6 +90,7 @@ impl From<FailureCode> for ExitCode {
     fn from(code: FailureCode) -> Self {
         match code {
             FailureCode::InvalidArguments | FailureCode::Denied => Self::Refused,
+            FailureCode::Configuration => Self::Configuration,
             FailureCode::NotFound => Self::NotFound,
             FailureCode::Exhausted => Self::Exhausted,
             FailureCode::Unavailable => Self::Unavailable,
@@ -121,6 +122,7 @@ mod tests {
         let codes = FailureCode::ALL.map(|code| format!("{} {}", code.as_str(), ExitCode::from(code) as u8));
         insta::assert_snapshot!(codes.join("\n"), @"
         invalid_arguments 5
+        configuration 3
         denied 5
         not_found 4
         exhausted 9

@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value};
 
 use super::exit::ExitCode;
-use super::ui::Ui;
+use super::ui::{ShownProgress, Ui};
 use crate::app::App;
 use crate::failure::{Failure, FailureCode, printable};
 use crate::files;
@@ -157,13 +157,20 @@ struct Call {
 }
 
 impl Call {
-    async fn load(&self, app: &App) -> Result<Bundle, Failure> {
-        load(app, &self.file, self.terms.settings.clone(), &self.terms.terms()).await
+    async fn load(&self, app: &App, ui: &Ui) -> Result<Bundle, Failure> {
+        load(app, ui, &self.file, self.terms.settings.clone(), &self.terms.terms()).await
     }
 }
 
-async fn load(app: &App, file: &Path, settings: Map<String, Value>, terms: &Terms) -> Result<Bundle, Failure> {
+/// Says that a plugin is being loaded, which takes a while if there is an interpreter in it to be compiled.
+fn loading(ui: &Ui, file: &Path) -> ShownProgress {
+    let file = printable(&file.display().to_string());
+    ui.waiting(format!("loading {file}; the first time, it is compiled"))
+}
+
+async fn load(app: &App, ui: &Ui, file: &Path, settings: Map<String, Value>, terms: &Terms) -> Result<Bundle, Failure> {
     let source = source(file, settings)?;
+    let _shown = loading(ui, file);
     let loaded = Bundle::load(app.runtime().await?, &source, terms).await;
     loaded.map_err(|error| Failure {
         advice: "`dev-postgres-mcp plugin check` tells all that is wrong with it.".into(),

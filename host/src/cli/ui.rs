@@ -186,6 +186,14 @@ impl Ui {
         Ok(password.into())
     }
 
+    /// Shows while it lives what is waited for, if somebody looks.
+    #[must_use]
+    pub(super) fn waiting(&self, what: String) -> ShownProgress {
+        let shown = self.progress();
+        shown.0.set_message(what);
+        shown
+    }
+
     /// Shows the steps of a create while it lives, if somebody looks.
     #[must_use]
     pub(super) fn progress(&self) -> ShownProgress {
@@ -249,6 +257,9 @@ pub(super) struct Report<'a> {
 struct ReportedField {
     field: String,
     message: String,
+    /// For people.
+    #[serde(skip)]
+    text: String,
 }
 
 impl<'a> From<&'a Failure> for Report<'a> {
@@ -256,6 +267,7 @@ impl<'a> From<&'a Failure> for Report<'a> {
         let field = |error: &crate::policy::FieldError| ReportedField {
             field: error.field.clone(),
             message: error.message.clone(),
+            text: error.to_string(),
         };
         Self {
             code: failure.code.as_str(),
@@ -276,9 +288,10 @@ impl From<&ConfigError> for Report<'_> {
                 What::Unreadable(_) => "config".to_owned(),
             },
             message: problem.to_string(),
+            text: problem.to_string(),
         };
         Self {
-            code: "configuration",
+            code: FailureCode::Configuration.as_str(),
             message: match problems.as_slice() {
                 [problem] => problem.to_string(),
                 several => format!("the configuration has {} problems", several.len()),
@@ -311,10 +324,9 @@ impl Report<'_> {
         // Docker's, PostgreSQL's and a policy's words may be in it: line feeds stay, other control characters don't.
         let message: Vec<String> = self.message.lines().map(printable).collect();
         let mut lines = vec![format!("{} {}", label("error:", 31), message.join("\n"))];
-        // A failure's own message has its fields in it; that of several problems with the configuration has not.
-        if self.exit == ExitCode::Configuration && self.fields.len() > 1 {
-            lines.extend(self.fields.iter().map(|field| format!("  {}", field.message)));
-        }
+        // Most messages have what is wrong with each field in them; those of bundles need not.
+        let untold = self.fields.iter().filter(|field| !self.message.contains(&field.text));
+        lines.extend(untold.map(|field| format!("  {}", printable(&field.text))));
         if !self.advice.is_empty() {
             lines.push(format!("{} {}", label("hint:", 36), self.advice));
         }

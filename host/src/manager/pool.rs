@@ -117,10 +117,15 @@ impl Pool {
         }))
     }
 
+    /// Whether no server is ever to wait.
+    pub(super) fn is_off(&self) -> bool {
+        self.0.size == 0
+    }
+
     /// Fills the pool in the background from now on, with servers of this owner.
     pub(super) fn open(&self, owner: Owner) {
         let keeper = self.clone();
-        if self.0.size > 0 {
+        if !self.is_off() {
             self.0.tracker.spawn(async move { keeper.keep_full(&owner).await });
         }
     }

@@ -18,6 +18,7 @@ use crate::failure::Failure;
 use crate::instance::{Caller, ProgressSink};
 use crate::manager::{InstanceManager, NewInstance};
 use crate::metrics::METRICS;
+use crate::policy::of_fields;
 
 /// How many tools a bundle may offer: clients cope with some forty in all.
 const TOOLS_MAX: usize = 40;
@@ -292,12 +293,23 @@ impl Bundle {
             Ok(json) => json,
             Err(failure) => {
                 self.loaded.check_output(bytes(&failure))?;
-                return Err(failure.into());
+                return Err(self.told(failure).into());
             }
         };
         self.loaded.check_output(json.len())?;
         let result = Self::result(tool, &json, &placeholders);
         Ok((result.map_err(|reason| self.loaded.nonsense(reason))?, created))
+    }
+
+    /// A failure with a message, whatever the bundle says of it.
+    fn told(&self, failure: Failure) -> Failure {
+        if !failure.message.trim().is_empty() {
+            return failure;
+        }
+        Failure {
+            message: format!("{} failed{}", self.name(), of_fields(&failure.fields)),
+            ..failure
+        }
     }
 
     fn result(tool: &Tool, json: &str, placeholders: &Placeholders) -> Result<Map<String, Value>, String> {

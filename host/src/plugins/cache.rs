@@ -18,6 +18,8 @@ use crate::files;
 const DIGEST_BYTES: usize = 32;
 /// The largest entry that is looked at, in bytes: machine code is up to ten times as long as the component.
 const ENTRY_BYTES_MAX: u64 = 1 << 30;
+/// From which size on compiling is worth a word: interpreters are longer, what Rust makes is shorter; in bytes.
+const LARGE: usize = 4 << 20;
 
 /// A folder of compiled components; without one everything is compiled.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +42,13 @@ impl Cache {
         let path = folder.join(name(engine, bytes));
         if let Some(component) = load(engine, &path) {
             return Ok(component);
+        }
+        if bytes.len() >= LARGE {
+            let mebibytes = bytes.len() >> 20;
+            tracing::info!(
+                mebibytes,
+                "compiling a component, which takes a while; the next time it is only loaded"
+            );
         }
         let component = Component::from_binary(engine, bytes)?;
         let stored = component.serialize().map_err(io::Error::other);

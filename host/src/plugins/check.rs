@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::instance::{
     Caller, CreateRequest, Defaults, EngineKind, Found, Image, Instance, InstanceId, Lifetime, Limits, Port, Status,
 };
+use crate::policy::changes::Changes;
 use crate::policy::{Holding, Inventory, Policy, Rejection};
 
 /// The WIT package in each version that this host speaks.
@@ -22,6 +23,9 @@ const WIT: [(Version, &str); 2] = [
     (Version::V0_1, include_str!("../../../wit/0.1.0/plugin.wit")),
     (Version::V0_2, include_str!("../../../wit/0.2.0/plugin.wit")),
 ];
+
+/// Said of a bundle with an interpreter in it, which imports everything, used or not.
+const WHOLE_WORLD: &str = "it imports all that its world has, as what componentize-py and componentize-js make does: `plugin run` shows which grants it takes";
 
 /// What was found.
 #[derive(Debug)]
@@ -34,6 +38,8 @@ pub struct Examination {
     pub needs: Grants,
     /// All that is wrong with it, a sentence each; empty if it is as it should be.
     pub problems: Vec<String>,
+    /// What is no problem in itself and may be one to whoever configures it, a sentence each.
+    pub notes: Vec<String>,
 }
 
 impl Examination {
@@ -55,10 +61,11 @@ pub async fn examine(runtime: &Runtime, source: &Source, grants: Option<Grants>)
                 tools: Vec::new(),
                 needs: Grants::default(),
                 problems: vec![reason],
+                notes: Vec::new(),
             };
         }
     };
-    let mut problems = Vec::new();
+    let (mut problems, mut notes) = (Vec::new(), Vec::new());
     let (mut tools, mut needs) = (Vec::new(), Grants::default());
     match inspection.made_for() {
         Err(problem) => problems.push(problem),
@@ -68,7 +75,12 @@ pub async fn examine(runtime: &Runtime, source: &Source, grants: Option<Grants>)
             problems.extend(unknown);
             if world == World::ToolBundle {
                 needs = needed(&inspection);
-                problems.extend(grants.map(|grants| lacking(&inspection, grants)).unwrap_or_default());
+                let has_interpreter = inspection.imports.iter().any(|import| import.name.starts_with("wasi:"));
+                if has_interpreter && needs == needed_at_most(version) {
+                    notes.push(WHOLE_WORLD.to_owned());
+                } else {
+                    problems.extend(grants.map(|grants| lacking(&inspection, grants)).unwrap_or_default());
+                }
             }
             if can_be_linked {
                 match world {
@@ -79,7 +91,7 @@ pub async fn examine(runtime: &Runtime, source: &Source, grants: Option<Grants>)
                         };
                         tools = examine_bundle(runtime, source, &terms, &mut problems).await;
                     }
-                    World::Policy => examine_policy(runtime, source, &mut problems).await,
+                    World::Policy => notes.extend(examine_policy(runtime, source, &mut problems).await),
                 }
             }
         }
@@ -89,6 +101,7 @@ pub async fn examine(runtime: &Runtime, source: &Source, grants: Option<Grants>)
         tools,
         needs,
         problems,
+        notes,
     }
 }
 
@@ -125,24 +138,27 @@ async fn examine_bundle(runtime: &Runtime, source: &Source, terms: &Terms, probl
     }
 }
 
-async fn examine_policy(runtime: &Runtime, source: &Source, problems: &mut Vec<String>) {
+async fn examine_policy(runtime: &Runtime, source: &Source, problems: &mut Vec<String>) -> Option<String> {
     let policy = match ComponentPolicy::link(runtime, source).await {
         Ok(policy) => policy,
         Err(error) => {
             problems.push(error.to_string());
-            return;
+            return None;
         }
     };
     let refused = told(policy.check_settings().await);
     if !refused.is_empty() {
         problems.extend(refused);
-        return;
+        return None;
     }
-    problems.extend(trial(&policy).await.err());
+    trial(&policy).await.unwrap_or_else(|problem| {
+        problems.push(problem);
+        None
+    })
 }
 
-/// Asks a policy what a request for nothing in particular would become. That it denies it is as good an answer as any.
-async fn trial(policy: &dyn Policy) -> Result<(), String> {
+/// Asks a policy what a request for nothing in particular would become; has a word on what others may not expect of that.
+async fn trial(policy: &dyn Policy) -> Result<Option<String>, String> {
     let defaults = Defaults {
         image: Image::new("postgres", "17").map_err(|error| error.to_string())?,
         limits: Limits::new(512, 1000).map_err(|error| error.to_string())?,
@@ -155,8 +171,12 @@ async fn trial(policy: &dyn Policy) -> Result<(), String> {
     {
         Ok(spec) => spec,
         Err(Rejection::Broken(reason)) => return Err(reason),
-        Err(Rejection::Denied(_) | Rejection::Invalid(_)) => return Ok(()),
+        // As good an answer as any.
+        Err(no) => return Ok(Some(format!("asked for nothing in particular, it says no: {no}"))),
     };
+    let changes = Changes::of(&spec, &request, &defaults);
+    let note = (!changes.is_empty())
+        .then(|| format!("its plan changes what is configured, for which `may_change` has to have {changes}"));
     let found = Found {
         instance: Instance {
             id: InstanceId::random(),
@@ -176,7 +196,7 @@ async fn trial(policy: &dyn Policy) -> Result<(), String> {
     };
     match policy.connection_uri(&found).await {
         Err(Rejection::Broken(reason)) => Err(reason),
-        _ => Ok(()),
+        _ => Ok(note),
     }
 }
 
@@ -194,7 +214,7 @@ impl Inventory for Nothing {
 fn told(outcome: Result<(), PluginError>) -> Vec<String> {
     match outcome {
         Ok(()) => Vec::new(),
-        Err(PluginError::Settings { fields, .. }) => fields
+        Err(PluginError::Settings { fields, .. }) if !fields.is_empty() => fields
             .iter()
             .map(|field| format!("it refuses its settings: {field}"))
             .collect(),
@@ -261,6 +281,15 @@ fn granted(inspection: &Inspection) -> impl Iterator<Item = (&str, &str, Grant)>
             .iter()
             .filter_map(move |function| Some((name.as_str(), function.as_str(), grant(name, function)?)))
     })
+}
+
+/// The grants that a bundle needs that imports everything.
+fn needed_at_most(version: Version) -> Grants {
+    let imports = known_imports(World::ToolBundle, version);
+    let functions = imports
+        .iter()
+        .flat_map(|Interface { name, functions }| functions.iter().filter_map(move |function| grant(name, function)));
+    functions.collect()
 }
 
 fn needed(inspection: &Inspection) -> Grants {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::digest::Digest;
 use crate::failure::printable;
 use crate::instance::InvalidValue;
-use crate::policy::FieldError;
+use crate::policy::{FieldError, join};
 
 /// The longest tool name: clients prefix the server's name and crop the whole at 60 or 64 characters.
 const NAME_CHARS_MAX: usize = 40;
@@ -140,31 +140,14 @@ impl Tool {
         if self.arguments.is_valid(arguments) {
             return Ok(());
         }
-        if !is_explained(&self.input_schema, arguments) {
-            return Err(vec![FieldError {
-                field: "arguments".into(),
-                message: "do not fit the tool's input schema, and are too long to say where".into(),
-            }]);
-        }
-        let mut problems = Vec::new();
-        for error in self.arguments.iter_errors(arguments) {
-            let at: Vec<String> = error
-                .instance_path()
-                .as_str()
-                .split('/')
-                .skip(1)
-                .map(str::to_owned)
-                .collect();
-            self.explain(&at, error.kind(), &mut problems);
-            if problems.len() >= PROBLEMS_MAX {
-                break;
-            }
-        }
-        // One problem says enough about a field: `pattern` and `minLength` often fail together.
-        problems.sort_by(|a, b| a.field.cmp(&b.field));
-        problems.dedup_by(|a, b| a.field == b.field);
-        problems.truncate(PROBLEMS_MAX);
-        if problems.is_empty() { Ok(()) } else { Err(problems) }
+        Err(
+            problems(&self.arguments, &self.input_schema, arguments).unwrap_or_else(|| {
+                vec![FieldError {
+                    field: "arguments".into(),
+                    message: "do not fit the tool's input schema, and are too long to say where".into(),
+                }]
+            }),
+        )
     }
 
     /// Checks a result, as the bundle returned it, against the output schema.
@@ -178,81 +161,95 @@ impl Tool {
         if validator.is_valid(result) {
             return Ok(());
         }
-        // Not even the first one of a large result: `anyOf` has a list of those of all its branches.
-        if !is_explained(schema, result) {
-            return Err("the result does not fit the tool's output schema".into());
+        let places = problems(validator, schema, result)
+            .map_or_else(|| "it is too long to say where".to_owned(), |problems| join(&problems));
+        Err(format!("the result does not fit the tool's output schema: {places}"))
+    }
+}
+
+/// Every problem that a schema finds with a value, by field; `None` if they are too many to look for.
+fn problems(validator: &Validator, schema: &Map<String, Value>, value: &Value) -> Option<Vec<FieldError>> {
+    if !is_explained(schema, value) {
+        return None;
+    }
+    let mut problems = Vec::new();
+    for error in validator.iter_errors(value) {
+        let path = error.instance_path().as_str();
+        // The names of fields may be anybody's words.
+        let at: Vec<String> = path.split('/').skip(1).map(shown).collect();
+        explain(schema, &at, error.kind(), &mut problems);
+        if problems.len() >= PROBLEMS_MAX {
+            break;
         }
-        validator.validate(result).map_err(|error| {
-            // The names of fields are the bundle's own words.
-            let at: String = error.instance_path().as_str().chars().take(NAME_CHARS_SHOWN).collect();
-            let keyword = error.kind().keyword();
-            format!("the result does not fit the tool's output schema at {at:?}: {keyword}")
-        })
     }
+    // One problem says enough about a field: `pattern` and `minLength` often fail together.
+    problems.sort_by(|a, b| a.field.cmp(&b.field));
+    problems.dedup_by(|a, b| a.field == b.field);
+    problems.truncate(PROBLEMS_MAX);
+    Some(problems)
+}
 
-    fn explain(&self, at: &[String], kind: &ValidationErrorKind, problems: &mut Vec<FieldError>) {
-        let field = at.join(".");
-        let below = |name: &str| {
-            if field.is_empty() {
-                name.to_owned()
-            } else {
-                format!("{field}.{name}")
-            }
-        };
-        let message = match kind {
-            ValidationErrorKind::AdditionalProperties { unexpected } => {
-                problems.extend(unexpected.iter().take(PROBLEMS_MAX).map(|name| FieldError {
-                    field: below(&shown(name)),
-                    message: self.unknown(at),
-                }));
-                return;
-            }
-            ValidationErrorKind::Required { property } => {
-                problems.push(FieldError {
-                    field: below(property.as_str().unwrap_or_default()),
-                    message: "is required".into(),
-                });
-                return;
-            }
-            ValidationErrorKind::Type {
-                kind: TypeKind::Single(expected),
-            } => format!("must be of type {expected}"),
-            ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".into(),
-            ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} characters"),
-            ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} characters"),
-            ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
-            ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
-            _ => self.description_at(at).map_or_else(
-                || "does not fit its schema".into(),
-                |rule| format!("does not fit: {rule}"),
-            ),
-        };
-        problems.push(FieldError { field, message });
-    }
-
-    fn unknown(&self, at: &[String]) -> String {
-        let known: Vec<&str> = self
-            .schema_at(at)
-            .and_then(|schema| schema.get("properties")?.as_object())
-            .into_iter()
-            .flat_map(|properties| properties.keys().map(String::as_str))
-            .collect();
-        if known.is_empty() {
-            "is not known: there are no arguments".into()
+fn explain(schema: &Map<String, Value>, at: &[String], kind: &ValidationErrorKind, problems: &mut Vec<FieldError>) {
+    let field = at.join(".");
+    let below = |name: &str| {
+        if field.is_empty() {
+            name.to_owned()
         } else {
-            format!("is not known: there are {}", known.join(", "))
+            format!("{field}.{name}")
         }
-    }
+    };
+    let message = match kind {
+        ValidationErrorKind::AdditionalProperties { unexpected } => {
+            problems.extend(unexpected.iter().take(PROBLEMS_MAX).map(|name| FieldError {
+                field: below(&shown(name)),
+                message: unknown(schema, at),
+            }));
+            return;
+        }
+        ValidationErrorKind::Required { property } => {
+            problems.push(FieldError {
+                field: below(property.as_str().unwrap_or_default()),
+                message: "is required".into(),
+            });
+            return;
+        }
+        ValidationErrorKind::Type {
+            kind: TypeKind::Single(expected),
+        } => format!("must be of type {expected}"),
+        ValidationErrorKind::MinLength { limit: 1 } => "must not be empty".into(),
+        ValidationErrorKind::MinLength { limit } => format!("must have at least {limit} characters"),
+        ValidationErrorKind::MaxLength { limit } => format!("must have at most {limit} characters"),
+        ValidationErrorKind::Minimum { limit } => format!("must be at least {limit}"),
+        ValidationErrorKind::Maximum { limit } => format!("must be at most {limit}"),
+        _ => description_at(schema, at).map_or_else(
+            || "does not fit its schema".into(),
+            |rule| format!("does not fit: {rule}"),
+        ),
+    };
+    let field = if field.is_empty() { "(root)".to_owned() } else { field };
+    problems.push(FieldError { field, message });
+}
 
-    fn schema_at(&self, at: &[String]) -> Option<&Map<String, Value>> {
-        at.iter().try_fold(&*self.input_schema, |schema, name| {
-            schema.get("properties")?.get(name)?.as_object()
-        })
+fn unknown(schema: &Map<String, Value>, at: &[String]) -> String {
+    let known: Vec<&str> = schema_at(schema, at)
+        .and_then(|schema| schema.get("properties")?.as_object())
+        .into_iter()
+        .flat_map(|properties| properties.keys().map(String::as_str))
+        .collect();
+    if known.is_empty() {
+        "is not known: there are none".into()
+    } else {
+        format!("is not known: there are {}", known.join(", "))
     }
+}
 
-    fn description_at(&self, at: &[String]) -> Option<&str> {
-        self.schema_at(at)?.get("description")?.as_str()
-    }
+fn schema_at<'a>(schema: &'a Map<String, Value>, at: &[String]) -> Option<&'a Map<String, Value>> {
+    at.iter()
+        .try_fold(schema, |schema, name| schema.get("properties")?.get(name)?.as_object())
+}
+
+fn description_at<'a>(schema: &'a Map<String, Value>, at: &[String]) -> Option<&'a str> {
+    schema_at(schema, at)?.get("description")?.as_str()
 }
 
 /// A word in `snake_case` that stands before the names of a bundle's tools, with an underscore between them.
@@ -411,7 +408,10 @@ fn compile(schema: &Map<String, Value>) -> Result<Validator, String> {
                 .dfa_size_limit(pattern_bytes),
         )
         .build(&schema)
-        .map_err(|error| format!("is not a JSON Schema: {error}"))
+        .map_err(|error| match error.instance_path().as_str() {
+            "" => format!("is not a JSON Schema: {error}"),
+            at => format!("is not a JSON Schema at {at}: {error}"),
+        })
 }
 
 #[cfg(test)]
@@ -510,7 +510,7 @@ mod tests {
         );
         let no_schema = problem(described("tool", &json!({ "type": "object", "properties": 7 })));
         assert!(
-            no_schema.starts_with("has an input schema that is not a JSON Schema: "),
+            no_schema.starts_with("has an input schema that is not a JSON Schema at /properties: "),
             "{no_schema}"
         );
         let too_long = problem(described(
@@ -630,11 +630,11 @@ mod tests {
         );
         assert_eq!(
             tool.check_result(&small).expect_err("it doesn't fit"),
-            "the result does not fit the tool's output schema at \"/a\": anyOf"
+            "the result does not fit the tool's output schema: a does not fit its schema"
         );
         assert_eq!(
             tool.check_result(&large).expect_err("it doesn't fit"),
-            "the result does not fit the tool's output schema"
+            "the result does not fit the tool's output schema: it is too long to say where"
         );
         let fitting = json!({ "a": vec![7; 50_000] });
         assert!(tool.check_arguments(&fitting).is_ok() && tool.check_result(&fitting).is_ok());

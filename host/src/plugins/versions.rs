@@ -663,7 +663,8 @@ macro_rules! in_every_version {
                         FailureCode::Unavailable => types::FailureCode::Unavailable,
                         FailureCode::TimedOut => types::FailureCode::TimedOut,
                         FailureCode::Failed => types::FailureCode::Failed,
-                        FailureCode::Internal => types::FailureCode::Internal,
+                        // No version has a word of its own for what only the host's owner can mend.
+                        FailureCode::Configuration | FailureCode::Internal => types::FailureCode::Internal,
                     },
                     message: failure.message,
                     advice: failure.advice,

@@ -104,6 +104,19 @@ pub struct Changes(u16);
 impl Changes {
     const ALL: Self = Self(u16::MAX);
 
+    /// What a plan has otherwise than it was asked for or is configured.
+    #[must_use]
+    pub fn of(spec: &InstanceSpec, request: &CreateRequest, defaults: &Defaults) -> Self {
+        let changed = Change::ALL.into_iter();
+        changed.filter(|change| change.is_in(spec, request, defaults)).collect()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+
     /// Whether `change` is among them.
     #[must_use]
     pub fn has(self, change: Change) -> bool {
@@ -165,11 +178,9 @@ impl Policy for Bounded {
         inventory: Arc<dyn Inventory>,
     ) -> Result<InstanceSpec, Rejection> {
         let spec = self.rules.plan_create(request, defaults, caller, inventory).await?;
-        let beyond: Changes = Change::ALL
-            .into_iter()
-            .filter(|change| !self.may_change.has(*change) && change.is_in(&spec, request, defaults))
-            .collect();
-        if beyond == Changes::default() {
+        let changes = Changes::of(&spec, request, defaults).iter();
+        let beyond: Changes = changes.filter(|change| !self.may_change.has(*change)).collect();
+        if beyond.is_empty() {
             return Ok(spec);
         }
         tracing::error!(%beyond, "the policy changes what its `may_change` in the configuration doesn't have");

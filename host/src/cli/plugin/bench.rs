@@ -39,7 +39,7 @@ struct Figures {
 
 impl Bench {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let bundle = self.call.load(app).await?;
+        let bundle = self.call.load(app, ui).await?;
         let found = find(&bundle, &self.call.tool)?;
         let manager = app.pretended_manager().await?;
         let (mut took, mut memory_bytes) = (Vec::new(), 0);

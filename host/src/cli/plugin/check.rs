@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::{object, source};
+use super::{loading, object, source};
 use crate::app::App;
 use crate::cli::exit::ExitCode;
 use crate::cli::ui::Ui;
@@ -17,8 +17,8 @@ use crate::plugins::grants::Grant;
 /// Check a plugin before it is configured, and say all that is wrong with it at once
 ///
 /// It has to be a component, or a core module that makes one, of a world and version that this program knows; to import
-/// nothing else; to take its settings; and to describe tools that clients can use. A policy is asked for a plan. The exit
-/// code says whether all is as it should be.
+/// nothing else; to take its settings; and to describe tools that clients can use. A policy is asked for a plan, and a note
+/// says what that denies or changes. The exit code says whether all is as it should be.
 #[derive(Debug, Args)]
 pub(in crate::cli) struct Check {
     /// The component, or the core module with its world embedded
@@ -39,7 +39,9 @@ impl Check {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let source = source(&self.file, self.settings)?;
         let grants = self.grants.map(|grants| grants.into_iter().collect());
+        let shown = loading(ui, &self.file);
         let examination = examine(app.runtime().await?, &source, grants).await;
+        drop(shown);
         ui.result(&json(&source.from, &examination), || text(&source.from, &examination))?;
         Ok(if examination.problems.is_empty() {
             ExitCode::Ok
@@ -58,6 +60,7 @@ fn json(file: &str, examination: &Examination) -> Value {
         "tools": examination.tools,
         "needs": examination.needs.iter().map(Grant::as_str).collect::<Vec<_>>(),
         "problems": examination.problems,
+        "notes": examination.notes,
     })
 }
 
@@ -78,8 +81,10 @@ fn text(file: &str, examination: &Examination) -> String {
             let _ = writeln!(out, "  {name:9}{}", printable(&value));
         }
     }
-    for problem in &examination.problems {
-        let _ = writeln!(out, "  problem  {}", printable(problem));
+    for (name, sentences) in [("note", &examination.notes), ("problem", &examination.problems)] {
+        for sentence in sentences {
+            let _ = writeln!(out, "  {name:9}{}", printable(sentence));
+        }
     }
     if examination.problems.is_empty() {
         let _ = writeln!(out, "  well");
@@ -98,11 +103,13 @@ mod tests {
             tools: vec!["one".into(), "other".into()],
             needs: [Grant::Create, Grant::Sql].into_iter().collect(),
             problems: vec!["it is wrong".into(), "it is\u{1b}[2J wrong, too".into()],
+            notes: vec!["it is curious".into()],
         };
         insta::assert_snapshot!(text("acme.wasm", &examination), @r"
         acme.wasm
           tools    one, other
           needs    create, sql
+          note     it is curious
           problem  it is wrong
           problem  it is\u{1b}[2J wrong, too
         ");

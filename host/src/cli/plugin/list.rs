@@ -21,6 +21,12 @@ pub(in crate::cli) struct List {}
 impl List {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
         let plugins = app.plugins().await?;
+        if let Some(dir) = app.config().plugins.dir.as_deref().filter(|dir| !dir.exists()) {
+            ui.note(&format!(
+                "plugins.dir isn't there: {}",
+                printable(&dir.display().to_string())
+            ));
+        }
         ui.result(&to_json(&plugins), || text(&plugins))?;
         if plugins.iter().any(|plugin| matches!(plugin.state, State::Refused(_))) {
             return Ok(ExitCode::Unhealthy);

@@ -30,7 +30,7 @@ pub(in crate::cli) struct Record {
 
 impl Record {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let bundle = self.call.load(app).await?;
+        let bundle = self.call.load(app, ui).await?;
         let tool = find(&bundle, &self.call.tool)?;
         let (manager, transcript) = (app.manager().await?, Transcript::of_real_host());
         app.tidy(manager);

@@ -34,7 +34,7 @@ impl Replay {
             grants: case.grants,
             ..Terms::default()
         };
-        let bundle = load(app, &self.file, case.settings, &terms).await?;
+        let bundle = load(app, ui, &self.file, case.settings, &terms).await?;
         let tool = find(&bundle, &case.tool)?;
         let calls = case.calls.len();
         let (manager, transcript) = (app.pretended_manager().await?, Transcript::replaying(case.calls));

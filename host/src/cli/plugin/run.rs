@@ -23,7 +23,7 @@ pub(in crate::cli) struct Run {
 
 impl Run {
     pub(super) async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let bundle = self.call.load(app).await?;
+        let bundle = self.call.load(app, ui).await?;
         let tool = find(&bundle, &self.call.tool)?;
         let (manager, transcript) = (app.pretended_manager().await?, Transcript::of_pretended_host());
         let outcome = call(&bundle, tool, self.call.arguments, &manager, &transcript).await;
