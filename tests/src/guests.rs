@@ -274,7 +274,7 @@ pub fn hostile(world: &str, misdeed: Misdeed) -> Vec<u8> {
 /// If it can't be built.
 #[must_use]
 pub fn hostile_module(world: &str, misdeed: Misdeed) -> Vec<u8> {
-    module_of(world, misdeed, |wit| wit)
+    hostile_module_of(world, misdeed, |wit| wit)
 }
 
 /// As [`hostile`], of a WIT package that differs from the current one by `change`.
@@ -284,12 +284,17 @@ pub fn hostile_module(world: &str, misdeed: Misdeed) -> Vec<u8> {
 #[must_use]
 pub fn hostile_of(world: &str, misdeed: Misdeed, change: impl FnOnce(String) -> String) -> Vec<u8> {
     ComponentEncoder::default()
-        .module(&module_of(world, misdeed, change))
+        .module(&hostile_module_of(world, misdeed, change))
         .and_then(ComponentEncoder::encode)
         .expect("the module makes a component")
 }
 
-fn module_of(world: &str, misdeed: Misdeed, change: impl FnOnce(String) -> String) -> Vec<u8> {
+/// As [`hostile_module`], of a WIT package that differs from the current one by `change`.
+///
+/// # Panics
+/// If it can't be built.
+#[must_use]
+pub fn hostile_module_of(world: &str, misdeed: Misdeed, change: impl FnOnce(String) -> String) -> Vec<u8> {
     let mut resolve = Resolve::default();
     let wit = fs::read_to_string(repository(WIT).join("plugin.wit")).expect("the current package");
     let package = resolve.push_str("plugin.wit", &change(wit)).expect("it parses");

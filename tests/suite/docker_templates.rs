@@ -526,6 +526,50 @@ async fn a_template_is_pruned_once_its_image_has_changed_and_not_before() {
     own.remove().await;
 }
 
+#[tokio::test]
+async fn a_template_that_has_lost_its_name_is_pruned_and_what_is_built_on_it_is_not() {
+    let own = OwnImage::build("").await;
+    let engine = engine();
+    // As Docker does where a maker was killed when it had asked for its template, and the next one asks for the same.
+    let lose_name = async || {
+        drop_instance(&engine, &create(&engine, &own.spec()).await).await;
+        let template = own.templates().await.pop().expect("a template");
+        let id = docker(&["image", "inspect", "--format", "{{.Id}}", &template]).await;
+        let built = build_nameless(&template).await;
+        docker(&["tag", "postgres:15", &template]).await;
+        (template, id, built)
+    };
+    let is_there = async |id: &str| try_docker(&["image", "inspect", id]).await.is_ok();
+    let (template, id, built) = lose_name().await;
+    engine.prune(false).await.expect("pruned");
+    assert!(is_there(&id).await && is_there(&built).await, "it is somebody's");
+    // Both go by that: Docker keeps nothing that has no name and that nothing is built on any more.
+    docker(&["rmi", &built, &template]).await;
+
+    let (template, id, built) = lose_name().await;
+    docker(&["rmi", "--no-prune", &built]).await;
+    assert!(is_there(&id).await, "nothing is built on it, and it is still there");
+    engine.recover(true).await.expect("recovered");
+    assert!(!is_there(&id).await, "nobody starts from it");
+    docker(&["rmi", &template]).await;
+    own.remove().await;
+}
+
+/// An image without a name that is built on this one: its id.
+async fn build_nameless(on: &str) -> String {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(
+        folder.path().join("Dockerfile"),
+        format!("FROM {on}\nLABEL somebodys=1\n"),
+    )
+    .expect("a file");
+    let folder = folder.path().to_str().expect("UTF-8");
+    docker(&["build", "--quiet", "--force-rm", folder])
+        .await
+        .trim()
+        .to_owned()
+}
+
 /// An image that somebody has made with the name and labels of a template; it goes with the test.
 struct Forged(String);
 

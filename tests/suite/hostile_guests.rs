@@ -1,6 +1,7 @@
 //! Tool bundles that misbehave in a real server: the call ends within its budget, the error names bundle and budget, other
 //! bundles go on, and what was taken comes back.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use dev_postgres_mcp::plugins::bundle::{Bundle, Terms};
@@ -8,7 +9,7 @@ use dev_postgres_mcp::plugins::cache::Cache;
 use dev_postgres_mcp::plugins::{PluginError, Runtime, Source};
 use dev_postgres_mcp_tests::binary::TestEngine::Local;
 use dev_postgres_mcp_tests::binary::TestEnvironment;
-use dev_postgres_mcp_tests::guests::{Misdeed, hostile, module, puppet};
+use dev_postgres_mcp_tests::guests::{Misdeed, hostile, hostile_module_of, module, puppet};
 use dev_postgres_mcp_tests::puppet::{act, done, with_puppets};
 use dev_postgres_mcp_tests::session::Session;
 use rstest::rstest;
@@ -330,6 +331,30 @@ fn a_file_that_is_too_large_for_a_component_is_not_read() {
     let doctor = environment.command(["doctor"]).output().expect("it runs");
     let said = String::from_utf8_lossy(&doctor.stdout).into_owned();
     assert!(said.contains("it has 68719476736 bytes, may have 67108864"), "{said}");
+}
+
+#[rstest]
+#[case::deeper_than_any_component_may_have_them(1_000, "type nesting is too deep")]
+#[case::of_more_bytes_than_a_world_may_have(30_000, "its world takes 549048 bytes, may take 262144")]
+#[tokio::test]
+async fn a_world_of_types_within_types_is_refused(#[case] depth: usize, #[case] told: &str) {
+    // What makes it goes as deep as they do.
+    let made = std::thread::Builder::new().stack_size(1 << 30).spawn(move || {
+        hostile_module_of("tool-bundle", Misdeed::Trap, |wit| {
+            let mut types = String::from("interface types {\n  type t0 = u32;\n");
+            for level in 1..=depth {
+                // Writing to a String can't fail.
+                let _ = writeln!(types, "  type t{level} = list<t{}>;", level - 1);
+            }
+            wit.replacen("interface types {\n", &types, 1)
+        })
+    });
+    let module = made.expect("a thread").join().expect("a module");
+    let error = load(&module, json!({}))
+        .await
+        .expect_err("it can't be loaded")
+        .to_string();
+    assert!(error.contains(told), "{error}");
 }
 
 #[tokio::test]

@@ -390,6 +390,9 @@ impl Engine for DockerEngine {
         let had_removals = prune::see_removals_through(self, &containers).await;
         let had_orphans = !prune::orphans(self, containers, false).await.is_empty();
         template::remove_stale(self, false).await?;
+        if was_killed {
+            prune::nameless_templates(self).await?;
+        }
         // Whoever was killed may have made it for a container that it didn't come to. Where nobody was, somebody may be just
         // about to use it.
         if was_killed || had_orphans || had_removals {

@@ -19,9 +19,9 @@ const CORE_MODULE: &[u8] = &[1, 0, 0, 0];
 const WORLD_SECTION: &str = "component-type";
 /// The longest of them, in bytes; those of this host's own worlds have some 5 KB.
 const WORLD_BYTES_MAX: usize = 256 << 10;
-/// How much stack the decoder and the encoder get, in bytes: they go as deep as the types of a world are nested, of which
-/// as many fit into [`WORLD_BYTES_MAX`] as a few bytes each allow. What isn't used costs nothing.
-const STACK_BYTES: usize = 256 << 20;
+/// How much stack the decoder and the encoder get, in bytes: they go as deep as packages need one another, of which some
+/// thousands fit into [`WORLD_BYTES_MAX`]. Types are nested a hundred deep at most. What isn't used costs nothing.
+const STACK_BYTES: usize = 32 << 20;
 
 /// The component that `bytes` is, or holds.
 ///

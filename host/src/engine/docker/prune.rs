@@ -11,6 +11,9 @@ use super::{DockerEngine, container, image, label, network, remove, template};
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX};
 use crate::instance::Image;
 
+/// What some engines call an image that has no name.
+const NAMELESS: &str = "<none>:<none>";
+
 /// Everything of ours that is of no use any more.
 pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let mut pruned = templates(engine, dry_run).await?;
@@ -68,7 +71,7 @@ pub(super) async fn orphans(engine: &DockerEngine, containers: Vec<ContainerSumm
 /// Templates that are old. One that containers run on stays until they are gone.
 pub(super) async fn templates(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
     let mut pruned = Vec::new();
-    for summary in all(engine).await? {
+    for summary in all(engine, false).await? {
         let Some(reason) = reason(engine, &summary).await? else {
             continue;
         };
@@ -84,8 +87,24 @@ pub(super) async fn templates(engine: &DockerEngine, dry_run: bool) -> Result<Ve
     Ok(pruned)
 }
 
-async fn all(engine: &DockerEngine) -> Result<Vec<ImageSummary>, CallError> {
-    let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
+/// Removes the templates that have lost their name to another: where a maker was killed, Docker went on with what it had been
+/// asked for, and the next maker asked for the same.
+pub(super) async fn nameless_templates(engine: &DockerEngine) -> Result<(), EngineError> {
+    for summary in all(engine, true).await? {
+        if let Some(reason) = reason(engine, &summary).await?
+            && remove_image(engine, &summary.id).await?
+        {
+            tracing::info!(id = summary.id, reason, "removed a template");
+        }
+    }
+    Ok(())
+}
+
+async fn all(engine: &DockerEngine, only_nameless: bool) -> Result<Vec<ImageSummary>, CallError> {
+    let mut filters = HashMap::from([("label", vec![label::TEMPLATE])]);
+    if only_nameless {
+        filters.insert("dangling", vec!["true"]);
+    }
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
     engine
         .client
@@ -103,7 +122,14 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
         .get(label::TEMPLATE)
         .map(String::as_str)
         .unwrap_or_default();
-    if summary.repo_tags != [template::reference(key)] || summary.labels.contains_key(label::ID) {
+    if summary.labels.contains_key(label::ID) {
+        return Ok(None);
+    }
+    if summary.repo_tags.iter().all(|name| name == NAMELESS) {
+        let was_named = is_templates(engine, summary).await? && engine.inspect(&template::name(key)).await?.is_none();
+        return Ok(was_named.then(|| "another one has its name".into()));
+    }
+    if summary.repo_tags != [template::reference(key)] {
         return Ok(None);
     }
     let created = u64::try_from(summary.created).unwrap_or_default();
@@ -140,6 +166,17 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
             tracing::debug!(key, source, %error, "nobody knows what a template was made from: it stays");
             Ok(None)
         }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether an image without a name was committed as a template, and not built on one. One that is just being committed has its
+/// maker's container beside it.
+async fn is_templates(engine: &DockerEngine, summary: &ImageSummary) -> Result<bool, EngineError> {
+    match image::inspect_reference(&engine.client, &summary.id).await {
+        Ok(inspected) => Ok(inspected.comment.as_deref() == Some(template::COMMENT)),
+        // It has gone meanwhile.
+        Err(CallError::Refused { .. }) => Ok(false),
         Err(error) => Err(error.into()),
     }
 }

@@ -25,6 +25,8 @@ use crate::metrics::METRICS;
 const RECIPE: u32 = 2;
 /// The repository that templates are tagged in.
 const REPOSITORY: &str = "dev-postgres-mcp-template";
+/// What a template says of itself besides its labels, which whatever is built on it inherits.
+pub(super) const COMMENT: &str = "a template of dev-postgres-mcp";
 /// What the entrypoint of an image like the official one says when the data directory is complete, and what the server says
 /// then. Before that, the container's first process is a shell, which a signal doesn't stop.
 const COMPLETE: &str = "PostgreSQL init process complete";
@@ -161,7 +163,7 @@ impl From<EngineError> for Setback {
 }
 
 /// The container's name: Docker lets only one of several makers have it.
-fn name(key: &str) -> String {
+pub(super) fn name(key: &str) -> String {
     format!("{REPOSITORY}-{key}")
 }
 
@@ -242,6 +244,7 @@ async fn initialise(engine: &DockerEngine, name: &str, key: &str) -> Result<(), 
         .container(name)
         .repo(REPOSITORY)
         .tag(key)
+        .comment(COMMENT)
         .pause(false)
         .build();
     engine
