@@ -375,6 +375,9 @@ pub enum EngineError {
         /// The instance as far as it can be read; the rest is that of [`Instance::unknown`].
         legible: Box<Instance>,
     },
+    /// Somebody has removed the instance while something was done to it.
+    #[error("somebody has removed the instance meanwhile")]
+    Gone,
     /// A request was not answered in time.
     #[error("{verb} was not answered within {} s", after.as_secs_f32())]
     TimedOut {

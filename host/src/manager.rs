@@ -46,6 +46,7 @@ const REMOVAL_WAIT: Duration = Duration::from_secs(10);
 /// The pause before an instance's end is waited for again: Docker may have been restarted.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
+const GONE_ADVICE: &str = "List the instances to see which ones there are; a dropped instance doesn't come back.";
 const DIED_ADVICE: &str =
     "Read the log lines; if they name no cause, another version or more memory (instance.memory_mib) may do.";
 
@@ -156,10 +157,7 @@ impl From<&InstanceError> for Failure {
                 FailureCode::Internal,
                 "Tell whoever keeps the policy component; the server's log has the details.",
             ),
-            InstanceError::NotFound(_) => (
-                FailureCode::NotFound,
-                "List the instances to see which ones there are; a dropped instance doesn't come back.",
-            ),
+            InstanceError::NotFound(_) => (FailureCode::NotFound, GONE_ADVICE),
             InstanceError::NotSeen { .. } => (
                 FailureCode::NotFound,
                 "If it was made in Docker, start Docker and try again; a dropped instance doesn't come back.",
@@ -208,6 +206,7 @@ impl From<&EngineError> for Failure {
                 FailureCode::Failed,
                 "`dev-postgres-mcp doctor` shows what the engine can do.",
             ),
+            EngineError::Gone => (FailureCode::NotFound, GONE_ADVICE),
             EngineError::Damaged { .. } => (
                 FailureCode::Failed,
                 "It can't be used any more: drop it, by its whole id.",
@@ -921,7 +920,13 @@ impl NewInstance {
     /// If the engine can't keep it; it is dropped again then.
     pub async fn keep(mut self) -> Result<(), InstanceError> {
         let (id, lifetime) = (self.unkept.id, self.connection.instance.lifetime);
-        self.unkept.engine.keep(id, lifetime).await?;
+        let kept = self.unkept.engine.keep(id, lifetime).await;
+        if matches!(kept, Err(EngineError::Gone)) {
+            // Whoever was told of it was faster with a drop: there is nothing to keep, and nothing to remove.
+            self.forget();
+            return Ok(());
+        }
+        kept?;
         self.unkept.armed = false;
         if lifetime == Lifetime::Session {
             self.sessions.add(id);

@@ -158,6 +158,8 @@ async fn what_is_being_dropped_is_never_taken_for_what_a_killed_process_has_left
     }
     let log = session.end().await.log;
     assert!(!log.contains("killed"), "{log}");
+    // Nor is it dropped once more by whoever was about to keep it.
+    assert!(!log.contains("dropped again"), "{log}");
 }
 
 #[rstest]

@@ -445,12 +445,12 @@ impl Engine for DockerEngine {
             return Ok(());
         }
         let Some(container_id) = self.find(id).await? else {
-            return Err(EngineError::Request {
-                verb: "keeping the instance",
-                reason: "somebody has removed it meanwhile".into(),
-            });
+            return Err(EngineError::Gone);
         };
-        Ok(lease::write(&self.client, &container_id, lifetime).await?)
+        match lease::write(&self.client, &container_id, lifetime).await {
+            Err(error) if error.status() == Some(404) => Err(EngineError::Gone),
+            written => Ok(written?),
+        }
     }
 
     async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {

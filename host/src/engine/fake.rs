@@ -211,10 +211,7 @@ impl Engine for FakeEngine {
                 found.instance.lifetime = lifetime;
                 Ok(())
             }
-            None => Err(EngineError::Request {
-                verb: "keeping the instance",
-                reason: "there is none".into(),
-            }),
+            None => Err(EngineError::Gone),
         }
     }
 

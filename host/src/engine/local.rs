@@ -275,7 +275,7 @@ impl Engine for LocalEngine {
         let noted = async {
             self.with_state(move |state| match state {
                 Some(state) => state.instance(id).write(&written),
-                None => Err(instance_dir::gone()),
+                None => Err(EngineError::Gone),
             })
             .await?
         };
@@ -288,13 +288,15 @@ impl Engine for LocalEngine {
     }
 
     async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError> {
-        self.with_state(move |state| match state {
+        let keep = self.with_state(move |state| match state {
             Some(state) => state.instance(id).keep(lifetime),
-            None => Err(instance_dir::gone()),
-        })
-        .await??;
-        self.mine().unkept.remove(&id);
-        Ok(())
+            None => Err(EngineError::Gone),
+        });
+        let kept = keep.await?;
+        if matches!(kept, Ok(()) | Err(EngineError::Gone)) {
+            self.mine().unkept.remove(&id);
+        }
+        kept
     }
 
     async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {

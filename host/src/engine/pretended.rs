@@ -90,10 +90,7 @@ impl Engine for PretendedEngine {
                 found.instance.lifetime = lifetime;
                 Ok(())
             }
-            None => Err(EngineError::Request {
-                verb: "keeping the instance",
-                reason: "there is none".into(),
-            }),
+            None => Err(EngineError::Gone),
         }
     }
 

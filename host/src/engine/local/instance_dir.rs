@@ -90,14 +90,6 @@ fn parse_lifetime(text: &str) -> Result<Lifetime, String> {
     }
 }
 
-/// What is said where an instance that should be there isn't.
-pub(super) fn gone() -> EngineError {
-    EngineError::Request {
-        verb: "keeping the instance",
-        reason: "somebody has removed it meanwhile".into(),
-    }
-}
-
 impl InstanceDir {
     pub(super) fn new(id: InstanceId, path: PathBuf, server_uid: Option<u32>) -> Self {
         Self { id, path, server_uid }
@@ -234,8 +226,8 @@ impl InstanceDir {
         failpoint::pass("after keeping the instance");
         match kept {
             Ok(()) if self.is_there() => Ok(()),
-            Ok(()) => Err(gone()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone()),
+            Ok(()) => Err(EngineError::Gone),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EngineError::Gone),
             Err(error) => Err(failed("keeping the instance", &path)(error)),
         }
     }
