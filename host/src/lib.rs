@@ -63,6 +63,7 @@
 //! | `plugins/policy.rs`, `plugins/bundle.rs`, `plugins/tools.rs` | a policy component; a tool bundle; the tools, linted and checked | Docker, MCP |
 //! | `plugins/toolbox.rs` | which tool answers to which name, and which bundle is missing | Docker, MCP |
 //! | `plugins/budget.rs` | what a component may use in one call | Docker, MCP |
+//! | `plugins/turns.rs` | which guests that compute for long do so now | Docker, MCP |
 //! | `plugins/grants.rs` | what a bundle may be granted | Docker, MCP |
 //! | `plugins/journal.rs` | what a component writes to the log | Docker, MCP |
 //! | `plugins/wasi.rs` | WASI for runtimes that want it, closed | Docker, MCP |

@@ -17,6 +17,7 @@ pub mod scaffold;
 pub mod toolbox;
 pub mod tools;
 pub mod transcript;
+mod turns;
 mod v0_1;
 mod v0_2;
 pub mod versions;
@@ -32,6 +33,7 @@ use self::cache::Cache;
 pub(crate) use self::encode::FILE_BYTES_MAX;
 use self::grants::{Grant, Grants};
 use self::guest::Guest;
+use self::turns::Turns;
 use self::versions::{Version, World};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{InstancePre, Linker};
@@ -190,6 +192,7 @@ impl From<&PluginError> for Failure {
 pub struct Runtime {
     engine: Engine,
     cache: Cache,
+    turns: Turns,
     _ticker: Arc<Ticker>,
 }
 
@@ -227,6 +230,7 @@ impl Runtime {
         Ok(Self {
             engine,
             cache,
+            turns: Turns::new(),
             _ticker: Arc::new(Ticker { _stop: stop }),
         })
     }
@@ -343,10 +347,11 @@ impl Loaded {
         store.set_hostcall_fuel(self.budget.host_bytes);
         let (cpu, wall) = (self.budget.cpu, store.data().wall());
         store.set_epoch_deadline(1);
+        let turns = self.runtime.turns.clone();
         store.epoch_deadline_callback(move |mut context| {
-            let ticks_left = &mut context.data_mut().ticks_left;
-            *ticks_left = ticks_left.checked_sub(1).ok_or(Overrun::Cpu(cpu))?;
-            Ok(UpdateDeadline::Yield(1))
+            let guest = context.data_mut();
+            guest.ticks_left = guest.ticks_left.checked_sub(1).ok_or(Overrun::Cpu(cpu))?;
+            Ok(UpdateDeadline::YieldCustom(1, guest.turn.next(&turns)))
         });
         match tokio::time::timeout(wall, run(&mut store)).await {
             Ok(outcome) => outcome.map_err(|error| self.fault(&error)),

@@ -15,6 +15,7 @@ use super::credentials::Placeholders;
 use super::grants::{Grant, Grants};
 use super::journal::Journal;
 use super::transcript::{Recorded, Transcript, sql_values};
+use super::turns::Turn;
 use super::wasi::Wasi;
 use super::{Loaded, TICK};
 use crate::failure::{Failure, FailureCode};
@@ -48,6 +49,8 @@ pub(super) struct Guest {
     left: Budget,
     /// How many more ticks it may compute.
     pub(super) ticks_left: u128,
+    /// Its turn to compute, if it has computed for longer than a tick.
+    pub(super) turn: Turn,
     /// How long it has waited for the host, as far as that was taken for computing and is not made good yet.
     waited: Duration,
     journal: Journal,
@@ -131,6 +134,7 @@ impl Guest {
             budget: loaded.budget,
             left: loaded.budget,
             ticks_left: loaded.budget.cpu.as_millis() / TICK.as_millis(),
+            turn: Turn::default(),
             waited: Duration::ZERO,
             placeholders: Placeholders::default(),
             stand_ins: HashMap::new(),
@@ -246,6 +250,7 @@ impl Guest {
 
     /// Every host function that needs a grant begins here; `bytes` are in its arguments.
     fn enter(&mut self, grant: Grant, bytes: usize) -> Result<&mut ToolCall, Refusal> {
+        self.turn.end();
         self.count(bytes)?;
         if !self.grants.has(grant) {
             return Err(Refusal::Told(self.denied(grant)));
@@ -427,6 +432,7 @@ impl Guest {
 
     /// Everything there is, for a policy that counts.
     pub(super) async fn inventory(&mut self) -> Result<Vec<Holding>, Refusal> {
+        self.turn.end();
         self.count(0)?;
         let AskedBy::Manager(inventory) = &self.asked_by else {
             return Err(Refusal::Ends(wasmtime::Error::msg(
@@ -620,6 +626,7 @@ mod tests {
             budget,
             left: budget,
             ticks_left: 0,
+            turn: Turn::default(),
             waited: Duration::ZERO,
             placeholders: Placeholders::default(),
             stand_ins: HashMap::new(),

@@ -91,6 +91,7 @@ impl poll::Host for Guest {
                 pollables.len()
             )));
         }
+        self.turn.end();
         let (ready, waited) = timed(poll::Host::poll(&mut self.wasi().resources, pollables)).await;
         self.make_good(waited);
         ready
@@ -103,6 +104,7 @@ impl poll::HostPollable for Guest {
     }
 
     async fn block(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
+        self.turn.end();
         let (ready, waited) = timed(poll::HostPollable::block(&mut self.wasi().resources, pollable)).await;
         self.make_good(waited);
         ready
