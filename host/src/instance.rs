@@ -443,6 +443,9 @@ pub struct Owner {
     pub machine: String,
     /// Its process id there.
     pub process_id: u32,
+    /// When it was started, by that machine's clock, if that is known.
+    #[serde(default)]
+    pub started_at: Option<SystemTime>,
     /// The team that it was started for.
     pub team: Option<TeamName>,
     /// The MCP client, by the name that it gave itself; `None` for the command line.

@@ -11,8 +11,10 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use uuid::Uuid;
 
 use crate::failpoint;
@@ -100,8 +102,9 @@ impl Owners {
         });
         Owner {
             process,
-            machine: sysinfo::System::host_name().unwrap_or_else(|_| "unknown".into()),
+            machine: System::host_name().unwrap_or_else(|_| "unknown".into()),
             process_id: std::process::id(),
+            started_at: started_at(),
             team: caller.team.clone(),
             client: caller.client.clone(),
         }
@@ -152,6 +155,18 @@ impl Drop for Me {
         // The lock ends with this process in any case.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// When this process was started, to the second.
+fn started_at() -> Option<SystemTime> {
+    static STARTED_AT: LazyLock<Option<SystemTime>> = LazyLock::new(|| {
+        let pid = Pid::from_u32(std::process::id());
+        let mut system = System::new().ok()?;
+        system.refresh_processes_specifics(ProcessesToUpdate::Some(&[pid]), false, ProcessRefreshKind::nothing());
+        let seconds = system.process(pid)?.start_time();
+        UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+    });
+    *STARTED_AT
 }
 
 fn parse(name: &str) -> Option<(Uuid, Uuid)> {

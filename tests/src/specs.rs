@@ -27,6 +27,7 @@ pub fn owner() -> Owner {
         process: "tests".into(),
         machine: "laptop".into(),
         process_id: std::process::id(),
+        started_at: None,
         team: None,
         client: None,
     }

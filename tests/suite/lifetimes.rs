@@ -64,6 +64,8 @@ async fn an_instance_goes_with_the_session_that_made_it_and_one_with_a_time_to_l
     assert_eq!(with_ttl["lifetime"], "until");
     let listed = entry(&environment, &id_of(&of_session)).expect("it is there");
     assert_eq!(listed["owner"]["process_id"], pid, "{listed}");
+    let started_at = listed["owner"]["started_at"].as_str().expect("a time");
+    assert!(started_at <= listed["created_at"].as_str().expect("a time"), "{listed}");
     assert_eq!(
         (&listed["is_orphan"], &listed["lifetime"]),
         (&json!(false), &json!("session"))

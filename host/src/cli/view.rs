@@ -46,6 +46,8 @@ struct OwnerView {
     client: Option<String>,
     machine: String,
     process_id: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started_at: Option<String>,
 }
 
 impl From<&Owner> for OwnerView {
@@ -55,6 +57,9 @@ impl From<&Owner> for OwnerView {
             client: owner.client.clone(),
             machine: owner.machine.clone(),
             process_id: owner.process_id,
+            started_at: owner
+                .started_at
+                .map(|at| humantime::format_rfc3339_seconds(at).to_string()),
         }
     }
 }
@@ -394,6 +399,7 @@ mod tests {
                 process: "scope.process".into(),
                 machine: "laptop".into(),
                 process_id: 4711,
+                started_at: Some(at(0)),
                 team: None,
                 client: Some("claude-code".into()),
             }),
@@ -488,7 +494,8 @@ mod tests {
           "owner": {
             "client": "claude-code",
             "machine": "laptop",
-            "process_id": 4711
+            "process_id": 4711,
+            "started_at": "2026-11-22T12:00:00Z"
           }
         }
         "#);

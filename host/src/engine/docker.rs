@@ -73,6 +73,7 @@ mod label {
     pub(super) const OWNER: &str = "dev-postgres-mcp.owner";
     pub(super) const MACHINE: &str = "dev-postgres-mcp.machine";
     pub(super) const PROCESS_ID: &str = "dev-postgres-mcp.process-id";
+    pub(super) const STARTED_AT: &str = "dev-postgres-mcp.started-at";
     pub(super) const TEAM: &str = "dev-postgres-mcp.team";
     pub(super) const CLIENT: &str = "dev-postgres-mcp.client";
     pub(super) const TEMPLATE_OF: &str = "dev-postgres-mcp.template-of";

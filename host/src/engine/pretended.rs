@@ -156,6 +156,7 @@ mod tests {
             process: "p".into(),
             machine: "m".into(),
             process_id: 1,
+            started_at: None,
             team: None,
             client: None,
         };

@@ -109,6 +109,7 @@ mod tests {
             process: "scope.process".into(),
             machine: "laptop".into(),
             process_id: 4711,
+            started_at: None,
             team: None,
             client: None,
         }

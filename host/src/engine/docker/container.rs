@@ -314,6 +314,10 @@ fn labels(id: InstanceId, spec: &InstanceSpec, port: Port, marks: Marks<'_>) -> 
         (label::MACHINE, owner.machine.clone()),
         (label::PROCESS_ID, owner.process_id.to_string()),
     ];
+    let started_at = owner
+        .started_at
+        .map(|at| humantime::format_rfc3339_seconds(at).to_string());
+    labels.extend(started_at.map(|at| (label::STARTED_AT, at)));
     labels.extend(owner.team.as_ref().map(|team| (label::TEAM, team.to_string())));
     if let Some(created_at) = created_at {
         labels.extend([
@@ -426,6 +430,7 @@ fn owner(labels: &HashMap<String, String>, record: Option<&Record>) -> Option<Ow
         process: text(label::OWNER)?,
         machine: text(label::MACHINE)?,
         process_id: text(label::PROCESS_ID)?.parse().ok()?,
+        started_at: text(label::STARTED_AT).and_then(|at| humantime::parse_rfc3339(&at).ok()),
         team: text(label::TEAM).and_then(|team| team.parse().ok()),
         client: match record {
             Some(record) => record.client.clone(),
@@ -544,6 +549,7 @@ mod tests {
             process: "scope.process".into(),
             machine: "laptop".into(),
             process_id: 4711,
+            started_at: Some(UNIX_EPOCH + Duration::from_secs(1_794_000_000)),
             team: Some("payments".parse().expect("a name")),
             client: Some("claude-code".into()),
         }

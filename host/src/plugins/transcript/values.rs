@@ -111,6 +111,8 @@ impl TryFrom<InstanceRecord> for Instance {
                 process: owner.process,
                 machine: owner.machine,
                 process_id: owner.process_id,
+                // No guest is told.
+                started_at: None,
                 team: owner.team.map(|team| parsed("team", &team)).transpose()?,
                 client: owner.client,
             })
@@ -442,6 +444,7 @@ mod tests {
                 process: "p".into(),
                 machine: "m".into(),
                 process_id: 7,
+                started_at: None,
                 team: Some("payments".parse().expect("a name")),
                 client: None,
             }),
