@@ -549,7 +549,7 @@ mod tests {
             process: "scope.process".into(),
             machine: "laptop".into(),
             process_id: 4711,
-            started_at: Some(UNIX_EPOCH + Duration::from_secs(1_794_000_000)),
+            started_at: Some(UNIX_EPOCH + Duration::from_secs(1_794_000_007)),
             team: Some("payments".parse().expect("a name")),
             client: Some("claude-code".into()),
         }
