@@ -216,7 +216,8 @@ impl Folder {
         let known = self.files.get(&found.path);
         // What could not be read before may be readable now, and a name that was taken may be free.
         let is_final = |file: &File| !matches!(file.entry.problem.as_deref(), Some(PluginError::Collision { .. }));
-        if known.is_some_and(|known| digest.is_some() && known.digest == digest && is_final(known)) {
+        let is_same = |known: &File| digest.is_some() && known.digest == digest && known.entry.name == name;
+        if known.is_some_and(|known| is_same(known) && is_final(known)) {
             return None;
         }
         let outcome = match read {
@@ -292,7 +293,9 @@ impl Folder {
         let terms = configured.map(|bundle| bundle.terms.clone()).unwrap_or_default();
         let place = found.path.display().to_string();
         let mut entry = Entry::new(&found.shown_name(), place, &terms, outcome);
-        if let Some(known) = self.files.get(&found.path).filter(|_| entry.bundle.is_none()) {
+        let known = self.files.get(&found.path);
+        // Unless another file has its name by now.
+        if let Some(known) = known.filter(|known| entry.bundle.is_none() && known.entry.name == entry.name) {
             entry.bundle.clone_from(&known.entry.bundle);
         }
         self.files.insert(found.path, File { entry, digest });
@@ -497,6 +500,27 @@ mod tests {
     }
 
     #[cfg(unix)]
+    #[tokio::test]
+    async fn of_two_files_with_one_name_the_other_serves_when_the_first_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("my_tools.wasm"), TOOLS).expect("a file");
+        let bundles = load(&runtime(), folder.path().to_owned(), &[]).await;
+        assert_eq!(state(&bundles), [is("my-tools", 6, "")]);
+        fs::write(at("my-tools.wasm"), TOOLS).expect("a file");
+        reload(&bundles).await;
+        let refused = "the component my_tools.wasm can't be read from ";
+        let [first, second] = &state(&bundles)[..] else {
+            panic!("two files");
+        };
+        assert_eq!(*first, is("my-tools", 6, ""));
+        assert_eq!((second.0.as_str(), second.1), ("my_tools.wasm", None));
+        assert!(second.2.starts_with(refused), "{second:?}");
+        fs::remove_file(at("my-tools.wasm")).expect("it goes");
+        reload(&bundles).await;
+        assert_eq!(state(&bundles), [is("my-tools", 6, "")]);
+    }
+
     #[tokio::test]
     async fn a_folder_that_is_not_to_be_believed_changes_nothing_and_is_named() {
         use std::os::unix::fs::PermissionsExt as _;

@@ -170,8 +170,7 @@ pub fn bundle(bytes: &[u8]) {
         let (caller, progress) = (Caller::default(), ProgressSink::none());
         if let Err(error) = bundle.call(tool, arguments, &host.manager, caller, progress).await {
             let failure = Failure::from(&error);
-            let told = json!([failure.message, failure.advice]).to_string();
-            assert!(told.chars().all(|c| c >= ' '), "it is one line: {told:?}");
+            assert!(!failure.message.trim().is_empty(), "it is told of, whatever it says");
         }
     });
 }

@@ -1,6 +1,6 @@
 //! How instances are shown: the same names as the MCP tools have, and tables for people.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use comfy_table::{ContentArrangement, Table, presets};
 use indicatif::HumanBytes;
@@ -9,6 +9,9 @@ use serde::Serialize;
 use crate::failure::printable;
 use crate::instance::{Connection, HealthReport, Instance, Lifetime, Owner, Share, Stats};
 use crate::manager::Left;
+
+/// From when on no time can be written, since 1970.
+const RFC_3339_END: Duration = Duration::from_hours(70_389_528);
 
 /// An instance in JSON.
 #[derive(Debug, Serialize)]
@@ -57,8 +60,10 @@ impl From<&Owner> for OwnerView {
             client: owner.client.clone(),
             machine: owner.machine.clone(),
             process_id: owner.process_id,
+            // Anybody may have written it: RFC 3339 ends with the year 9999.
             started_at: owner
                 .started_at
+                .filter(|at| at.duration_since(UNIX_EPOCH).is_ok_and(|since| since < RFC_3339_END))
                 .map(|at| humantime::format_rfc3339_seconds(at).to_string()),
         }
     }

@@ -2,12 +2,12 @@
 //! nothing but cargo.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::thread;
 
 use wasmparser::{Parser, Payload};
 use wit_component::ComponentEncoder;
-use wit_parser::{PackageId, Resolve, decoding};
+use wit_parser::{InterfaceId, PackageId, Resolve, decoding};
 
 /// The largest file that is looked at, in bytes: interpreters of other languages take some 20 MiB.
 pub(crate) const FILE_BYTES_MAX: usize = 64 << 20;
@@ -17,7 +17,7 @@ const MAGIC: &[u8] = b"\0asm";
 const CORE_MODULE: &[u8] = &[1, 0, 0, 0];
 /// How the names of the sections begin in which a core module has its world.
 const WORLD_SECTION: &str = "component-type";
-/// The longest of them, in bytes; those of this host's own worlds have some 5 KB.
+/// The longest that they may be together, in bytes; those of this host's own worlds have some 5 KB.
 const WORLD_BYTES_MAX: usize = 256 << 10;
 /// How much stack the decoder and the encoder get, in bytes: they go as deep as packages need one another, of which some
 /// thousands fit into [`WORLD_BYTES_MAX`]. Types are nested a hundred deep at most. What isn't used costs nothing.
@@ -49,7 +49,7 @@ pub(super) fn component(bytes: &[u8]) -> Result<Cow<'_, [u8]>, String> {
         }
     }
     let encode = || {
-        worlds.into_iter().try_for_each(check_world)?;
+        check_worlds(&worlds)?;
         ComponentEncoder::default()
             .validate(true)
             .module(bytes)
@@ -70,45 +70,74 @@ pub(super) fn robustly<T: Send>(run: impl FnOnce() -> T + Send) -> Option<T> {
     })
 }
 
-/// That a world can be merged with others: the encoder takes it for granted that packages don't need each other in circles,
-/// and would go round for ever.
-fn check_world(section: &[u8]) -> Result<(), String> {
-    if section.len() > WORLD_BYTES_MAX {
-        return Err(format!(
-            "its world takes {} bytes, may take {WORLD_BYTES_MAX}",
-            section.len()
-        ));
+/// That the worlds of all sections can be merged: the encoder takes it for granted that neither packages nor interfaces need
+/// each other in circles, and would go round for ever.
+fn check_worlds(sections: &[&[u8]]) -> Result<(), String> {
+    let bytes: usize = sections.iter().map(|section| section.len()).sum();
+    if bytes > WORLD_BYTES_MAX {
+        return Err(format!("its world takes {bytes} bytes, may take {WORLD_BYTES_MAX}"));
     }
-    if !section.starts_with(MAGIC) {
-        return Err("its world is embedded in a form that no compiler has written for years".into());
+    let mut needs = Needs::default();
+    for section in sections {
+        if !section.starts_with(MAGIC) {
+            return Err("its world is embedded in a form that no compiler has written for years".into());
+        }
+        let (resolve, _) = decoding::decode_world(section).map_err(|error| format!("{error:#}"))?;
+        needs.add(&resolve);
     }
-    let (resolve, _) = decoding::decode_world(section).map_err(|error| format!("{error:#}"))?;
-    let mut checked = HashSet::new();
-    let mut under_way = HashSet::new();
-    for (package, _) in &resolve.packages {
-        check_circle(&resolve, package, &mut checked, &mut under_way)?;
-    }
-    Ok(())
+    let mut checked = BTreeSet::new();
+    needs
+        .0
+        .keys()
+        .try_for_each(|name| needs.check_circle(name, &mut checked, &mut BTreeSet::new()))
 }
 
-fn check_circle(
-    resolve: &Resolve,
-    package: PackageId,
-    checked: &mut HashSet<PackageId>,
-    under_way: &mut HashSet<PackageId>,
-) -> Result<(), String> {
-    if checked.contains(&package) {
-        return Ok(());
+/// Which packages and interfaces need which others, by their names without versions: what is merged has the same name, or one
+/// that differs in its version.
+#[derive(Default)]
+struct Needs(BTreeMap<String, BTreeSet<String>>);
+
+impl Needs {
+    fn add(&mut self, resolve: &Resolve) {
+        let package = |id: PackageId| {
+            let name = &resolve.packages[id].name;
+            format!("{}:{}", name.namespace, name.name)
+        };
+        // One without a name of its own is merged with nothing.
+        let interface = |id: InterfaceId| {
+            let interface = &resolve.interfaces[id];
+            Some(format!("{}/{}", package(interface.package?), interface.name.as_ref()?))
+        };
+        for (id, _) in &resolve.packages {
+            let needed = resolve.package_direct_deps(id).map(package);
+            self.0.entry(package(id)).or_default().extend(needed);
+        }
+        for (id, _) in &resolve.interfaces {
+            if let Some(name) = interface(id) {
+                let needed = resolve.interface_direct_deps(id).filter_map(interface);
+                self.0.entry(name).or_default().extend(needed);
+            }
+        }
     }
-    if !under_way.insert(package) {
-        let name = resolve.packages.get(package).map(|package| package.name.to_string());
-        return Err(format!("its package {:?} needs itself", name.unwrap_or_default()));
+
+    fn check_circle<'a>(
+        &'a self,
+        name: &'a str,
+        checked: &mut BTreeSet<&'a str>,
+        under_way: &mut BTreeSet<&'a str>,
+    ) -> Result<(), String> {
+        if checked.contains(name) {
+            return Ok(());
+        }
+        if !under_way.insert(name) {
+            return Err(format!("its world has {name:?}, which needs itself"));
+        }
+        for needed in self.0.get(name).into_iter().flatten() {
+            self.check_circle(needed, checked, under_way)?;
+        }
+        checked.insert(name);
+        Ok(())
     }
-    for needed in resolve.package_direct_deps(package) {
-        check_circle(resolve, needed, checked, under_way)?;
-    }
-    checked.insert(package);
-    Ok(())
 }
 
 #[cfg(test)]
@@ -165,8 +194,45 @@ mod tests {
         let path = format!("{folder}/world-of-packages-that-need-each-other");
         let reason = component(&std::fs::read(path).expect("the corpus")).expect_err("it goes round");
         assert!(
-            reason.starts_with("it is a core module that makes no component: its package \"dev-postgres:")
-                && reason.ends_with("needs itself"),
+            reason.starts_with("it is a core module that makes no component: its world has \"dev-postgres:")
+                && reason.ends_with("which needs itself"),
+            "{reason}"
+        );
+    }
+
+    /// A module with a world for each of these texts: all that two packages have.
+    fn with_worlds(worlds: [&str; 2]) -> Vec<u8> {
+        let mut module = wat::parse_str("(module)").expect("a module");
+        for (number, text) in worlds.into_iter().enumerate() {
+            let mut resolve = Resolve::default();
+            let text = format!("package test:world{number};\n{text}");
+            let package = resolve.push_str("test.wit", &text).expect("it parses");
+            let world = resolve.select_world(&[package], Some("w")).expect("a world");
+            let mut own = wat::parse_str("(module)").expect("a module");
+            let encoding = wit_component::StringEncoding::UTF8;
+            wit_component::embed_component_metadata(&mut own, &resolve, world, encoding).expect("embedded");
+            module.extend_from_slice(&own[8..]);
+        }
+        module
+    }
+
+    #[test]
+    fn worlds_that_need_each_other_only_together_are_refused() {
+        let one = "world w { import b:q/x; } package a:p { interface x { type t = u8; } interface y { type t = u8; } }
+            package b:q { interface x { use a:p/x.{t}; } }";
+        let other = "world w { import a:p/y; } package b:q { interface z { type t = u8; } }
+            package a:p { interface y { use b:q/z.{t}; } }";
+        let reason = component(&with_worlds([one, other])).expect_err("they go round");
+        assert!(
+            reason.ends_with("its world has \"a:p\", which needs itself"),
+            "{reason}"
+        );
+        // In one package it is the interfaces.
+        let one = "world w { import a:p/x; } package a:p { interface y { type t = u8; } interface x { use y.{t}; } }";
+        let other = "world w { import a:p/y; } package a:p { interface x { type t = u8; } interface y { use x.{t}; } }";
+        let reason = component(&with_worlds([one, other])).expect_err("they go round");
+        assert!(
+            reason.ends_with("its world has \"a:p/x\", which needs itself"),
             "{reason}"
         );
     }

@@ -27,6 +27,8 @@ const PATTERNS_BYTES_MAX: usize = 4 << 20;
 const EXPLAINED_MAX: usize = 16 << 20;
 /// How much of an unknown argument's name is repeated.
 const NAME_CHARS_SHOWN: usize = 64;
+/// How much is told of where a result doesn't fit, in characters.
+const PLACES_CHARS_MAX: usize = 1000;
 /// How many problems of one call are told.
 const PROBLEMS_MAX: usize = 20;
 
@@ -163,6 +165,8 @@ impl Tool {
         }
         let places = problems(validator, schema, result)
             .map_or_else(|| "it is too long to say where".to_owned(), |problems| join(&problems));
+        // The names in a schema are the bundle's own words.
+        let places: String = printable(&places).chars().take(PLACES_CHARS_MAX).collect();
         Err(format!("the result does not fit the tool's output schema: {places}"))
     }
 }

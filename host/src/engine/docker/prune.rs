@@ -126,7 +126,9 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
         return Ok(None);
     }
     if summary.repo_tags.iter().all(|name| name == NAMELESS) {
-        let was_named = is_templates(engine, summary).await? && engine.inspect(&template::name(key)).await?.is_none();
+        // First: a maker names it before its container goes.
+        let is_being_made = engine.inspect(&template::name(key)).await?.is_some();
+        let was_named = !is_being_made && is_nameless_template(engine, summary).await?;
         return Ok(was_named.then(|| "another one has its name".into()));
     }
     if summary.repo_tags != [template::reference(key)] {
@@ -172,9 +174,12 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
 
 /// Whether an image without a name was committed as a template, and not built on one. One that is just being committed has its
 /// maker's container beside it.
-async fn is_templates(engine: &DockerEngine, summary: &ImageSummary) -> Result<bool, EngineError> {
+async fn is_nameless_template(engine: &DockerEngine, summary: &ImageSummary) -> Result<bool, EngineError> {
     match image::inspect_reference(&engine.client, &summary.id).await {
-        Ok(inspected) => Ok(inspected.comment.as_deref() == Some(template::COMMENT)),
+        Ok(inspected) => {
+            let is_templates = inspected.comment.as_deref() == Some(template::COMMENT);
+            Ok(is_templates && inspected.repo_tags.unwrap_or_default().is_empty())
+        }
         // It has gone meanwhile.
         Err(CallError::Refused { .. }) => Ok(false),
         Err(error) => Err(error.into()),

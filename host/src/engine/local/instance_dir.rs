@@ -222,7 +222,8 @@ impl InstanceDir {
         failpoint::pass("before keeping the instance");
         // What a power cut leaves of a session's says the same.
         let is_synced = lifetime != Lifetime::Session;
-        let kept = write_whole(&path, written(lifetime).as_bytes(), is_synced);
+        let kept = write_whole(&path, written(lifetime).as_bytes(), is_synced)
+            .and_then(|()| if is_synced { self.sync() } else { Ok(()) });
         failpoint::pass("after keeping the instance");
         match kept {
             Ok(()) if self.is_there() => Ok(()),
@@ -230,6 +231,14 @@ impl InstanceDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(EngineError::Gone),
             Err(error) => Err(failed("keeping the instance", &path)(error)),
         }
+    }
+
+    /// Sees to it that a power cut leaves what is written down, and the files' names.
+    fn sync(&self) -> io::Result<()> {
+        File::open(self.state())?.sync_all()?;
+        // Some systems can't do that with a folder.
+        let _ = File::open(&self.path).and_then(|folder| folder.sync_all());
+        Ok(())
     }
 
     /// Makes debris of it; whether this was the one call that did.
