@@ -499,7 +499,6 @@ mod tests {
         assert_eq!(state(&bundles), [is("a", 6, "")]);
     }
 
-    #[cfg(unix)]
     #[tokio::test]
     async fn of_two_files_with_one_name_the_other_serves_when_the_first_goes() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -521,6 +520,7 @@ mod tests {
         assert_eq!(state(&bundles), [is("my-tools", 6, "")]);
     }
 
+    #[cfg(unix)]
     #[tokio::test]
     async fn a_folder_that_is_not_to_be_believed_changes_nothing_and_is_named() {
         use std::os::unix::fs::PermissionsExt as _;
