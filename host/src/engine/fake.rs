@@ -36,7 +36,7 @@ pub(crate) struct FakeEngine {
     /// How many more waits for an end fail.
     pub(crate) failing_watches: AtomicUsize,
     /// What its clock shows; `None` for the machine's own.
-    pub(crate) now: Option<SystemTime>,
+    pub(crate) now: Mutex<Option<SystemTime>>,
     pub(crate) asked: Mutex<Vec<String>>,
     /// What was to be created so far.
     pub(crate) specs: Mutex<Vec<InstanceSpec>>,
@@ -216,7 +216,8 @@ impl Engine for FakeEngine {
     }
 
     async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
-        Ok(self.now.unwrap_or_else(SystemTime::now))
+        let now = *self.now.lock().expect("unpoisoned");
+        Ok(now.unwrap_or_else(SystemTime::now))
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {

@@ -207,17 +207,13 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::SystemTime;
 
-    use async_trait::async_trait;
     use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
 
     use super::*;
+    use crate::engine::Engine as _;
     use crate::engine::fake::FakeEngine;
-    use crate::engine::{Diagnosis, Ended, Engine, EngineError, Waiting};
-    use crate::instance::{
-        Caller, CreateRequest, Created, Defaults, EngineKind, Found, Image, InstanceSpec, Limits, MemoryKills, Owner,
-        Port, ProgressSink, Status, Usage,
-    };
+    use crate::instance::{Caller, CreateRequest, Defaults, Image, Limits, Owner, ProgressSink, Status};
     use crate::manager::Settings;
     use crate::manager::tests::Rules;
     use crate::owner::Owners;
@@ -288,98 +284,11 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_795_000_000 + seconds)
     }
 
-    /// The same engine with a clock that is set under the manager.
-    #[derive(Debug)]
-    struct Reset {
-        engine: Arc<FakeEngine>,
-        now: Mutex<SystemTime>,
-    }
-
-    #[async_trait]
-    impl Engine for Reset {
-        async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
-            self.engine.recover(was_killed).await
-        }
-
-        async fn default_image(&self, configured: &Image) -> Image {
-            self.engine.default_image(configured).await
-        }
-
-        async fn prepare(&self, image: &Image, progress: &ProgressSink) -> Result<bool, EngineError> {
-            self.engine.prepare(image, progress).await
-        }
-
-        async fn create(
-            &self,
-            id: InstanceId,
-            spec: &InstanceSpec,
-            owner: &Owner,
-            port: Port,
-            progress: &ProgressSink,
-        ) -> Result<Created, EngineError> {
-            self.engine.create(id, spec, owner, port, progress).await
-        }
-
-        async fn start_ahead(
-            &self,
-            id: InstanceId,
-            spec: &InstanceSpec,
-            owner: &Owner,
-            port: Port,
-        ) -> Result<Option<Waiting>, EngineError> {
-            self.engine.start_ahead(id, spec, owner, port).await
-        }
-
-        async fn assign(&self, waiting: Waiting, spec: &InstanceSpec, owner: &Owner) -> Result<Created, EngineError> {
-            self.engine.assign(waiting, spec, owner).await
-        }
-
-        async fn keep(&self, id: InstanceId, lifetime: Lifetime) -> Result<(), EngineError> {
-            self.engine.keep(id, lifetime).await
-        }
-
-        async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
-            Ok(*self.now.lock().expect("unpoisoned"))
-        }
-
-        async fn list(&self) -> Result<Vec<Instance>, EngineError> {
-            self.engine.list().await
-        }
-
-        async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
-            self.engine.get(id).await
-        }
-
-        async fn usage(&self, id: InstanceId) -> Result<Option<Usage>, EngineError> {
-            self.engine.usage(id).await
-        }
-
-        async fn memory_kills(&self, id: InstanceId) -> Result<Option<MemoryKills>, EngineError> {
-            self.engine.memory_kills(id).await
-        }
-
-        async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
-            self.engine.remove(id).await
-        }
-
-        async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError> {
-            self.engine.ended(id).await
-        }
-
-        async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-            self.engine.prune(dry_run).await
-        }
-
-        async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {
-            self.engine.diagnose(image).await
-        }
-    }
-
     #[tokio::test]
     async fn what_is_past_its_time_by_its_engines_own_clock_is_removed_and_nothing_else() {
         // Years from what this machine's clock shows.
         let desk = Desk::new(FakeEngine {
-            now: Some(at(100)),
+            now: Mutex::new(Some(at(100))),
             ..FakeEngine::default()
         });
         let over = desk.add(None, Lifetime::Until(at(100)));
@@ -428,7 +337,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_damaged_ends_when_it_would_have_ended_and_counts_until_then() {
         let desk = Desk::new(FakeEngine {
-            now: Some(at(100)),
+            now: Mutex::new(Some(at(100))),
             ..FakeEngine::default()
         });
         let orphan = desk.add(Some(desk.ended()), Lifetime::Session);
@@ -466,7 +375,7 @@ mod tests {
     #[tokio::test]
     async fn an_engine_that_does_not_tell_the_time_lets_nothing_expire() {
         let desk = Desk::new(FakeEngine {
-            now: Some(at(0)),
+            now: Mutex::new(Some(at(0))),
             ..FakeEngine::default()
         });
         let id = desk.add(None, Lifetime::Until(at(1)));
@@ -483,7 +392,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn whoever_keeps_sweeping_looks_when_the_next_one_ends_and_every_15_seconds_at_least() {
         let desk = Desk::new(FakeEngine {
-            now: Some(at(0)),
+            now: Mutex::new(Some(at(0))),
             ..FakeEngine::default()
         });
         let pause = async || {
@@ -501,12 +410,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_has_ended_while_the_machine_slept_is_removed_at_the_next_look() {
-        let mut desk = Desk::new(FakeEngine::default());
-        let engine = Arc::new(Reset {
-            engine: Arc::clone(&desk.engine),
-            now: Mutex::new(at(0)),
+        let desk = Desk::new(FakeEngine {
+            now: Mutex::new(Some(at(0))),
+            ..FakeEngine::default()
         });
-        desk.manager.engine = engine.clone();
         let ended = desk.add(None, Lifetime::Until(at(1800)));
         let not_yet = desk.add(None, Lifetime::Until(at(2 * 3600)));
         let endless = desk.add(None, Lifetime::Unlimited);
@@ -515,7 +422,7 @@ mod tests {
         awake.expect_err("it goes on");
         assert_eq!([ended, not_yet, endless].map(|id| desk.has(id)), [true, true, true]);
         // Timers go by a clock that stands still while a machine sleeps: none of them tells.
-        *engine.now.lock().expect("unpoisoned") = at(3600);
+        *desk.engine.now.lock().expect("unpoisoned") = Some(at(3600));
         let awake = timeout(LOOK_PAUSE, &mut sweeping).await;
         awake.expect_err("it goes on");
         assert_eq!([ended, not_yet, endless].map(|id| desk.has(id)), [false, true, true]);
