@@ -130,3 +130,35 @@ pub(crate) fn printable(text: &str) -> String {
     };
     text.chars().map(escape).collect()
 }
+
+/// A text without a password, be it as it is or as JSON has it: whoever was told it may quote it.
+pub(crate) fn without(text: &str, password: &str) -> String {
+    const REDACTED: &str = "[redacted]";
+    if password.is_empty() {
+        return text.to_owned();
+    }
+    let in_json = Value::from(password).to_string();
+    let in_json = in_json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    match in_json.filter(|escaped| *escaped != password) {
+        // What stands for it has nothing in it that JSON escapes.
+        Some(escaped) => text.replace(escaped, REDACTED).replace(password, REDACTED),
+        None => text.replace(password, REDACTED),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_is_found_as_it_is_and_as_json_has_it() {
+        for (text, password, told) in [
+            ("no: s3cret, s3cret", "s3cret", "no: [redacted], [redacted]"),
+            ("no: e", "e", "no: [redacted]"),
+            ("no: a\"b\n", "a\"b\n", "no: [redacted]"),
+            (r#"["X=a\"b\n\\"]"#, "a\"b\n\\", r#"["X=[redacted]"]"#),
+        ] {
+            assert_eq!(without(text, password), told);
+        }
+    }
+}

@@ -16,7 +16,7 @@ use self::inventory::{Beginning, Beginnings};
 use self::pool::{Pool, Ready};
 pub use self::sweep::Left;
 use crate::engine::{Ended, Engine, EngineError, Pruned};
-use crate::failure::{Failure, FailureCode};
+use crate::failure::{Failure, FailureCode, without};
 use crate::instance::{
     Caller, Connection, CreateRequest, Created, Defaults, Found, Health, HealthReport, Image, Instance, InstanceId,
     InstanceSpec, Lifetime, MemoryKills, Owner, Password, Progress, ProgressSink, Stats, Status, TeamName, Ttl, Usage,
@@ -876,10 +876,7 @@ fn redacted(ended: Ended, password: &Password) -> Ended {
     Ended {
         how: ended.how,
         // As a whole: a password may have line feeds.
-        last_lines: ended
-            .last_lines
-            .join("\n")
-            .replace(password.expose(), "[redacted]")
+        last_lines: without(&ended.last_lines.join("\n"), password.expose())
             .lines()
             .map(str::to_owned)
             .collect(),

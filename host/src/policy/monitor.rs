@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 
 use super::{Action, Inventory, Policy, Rejection};
+use crate::failure::without;
 use crate::instance::{Caller, ConnectionUri, CreateRequest, Defaults, Found, Instance, InstanceSpec, Ttl};
 use crate::metrics::METRICS;
 
@@ -33,8 +34,8 @@ fn tell(action: &'static str, caller: &Caller, target: Option<&Instance>, reason
 /// A request's password is repeated in no log, whatever a policy says of it.
 fn without_password(reason: String, request: &CreateRequest) -> String {
     match request.password.as_ref().map(ExposeSecret::expose_secret) {
-        Some(password) if !password.is_empty() => reason.replace(password, "[redacted]"),
-        _ => reason,
+        Some(password) => without(&reason, password),
+        None => reason,
     }
 }
 

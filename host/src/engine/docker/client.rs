@@ -13,6 +13,7 @@ use tracing::Instrument;
 use super::endpoint::{self, Address, Endpoint, Surroundings, authority};
 use crate::engine::EngineError;
 use crate::failpoint;
+use crate::failure::without;
 
 /// bollard's own timeout in seconds, a day: long enough never to be met before the deadlines that are set here.
 const BOLLARD_TIMEOUT: u64 = 24 * 60 * 60;
@@ -23,8 +24,6 @@ pub(super) const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const PATIENCE: u32 = 3;
 /// How long clean-up is tried again that Docker can't do, with nobody waiting: it may be restarted, or updated.
 const OUTAGE_MAX: Duration = Duration::from_hours(1);
-/// What stands for a password.
-const REDACTED: &str = "[redacted]";
 
 /// Asks the daemon, wherever that is at the time.
 ///
@@ -119,17 +118,6 @@ pub(super) fn redacted(error: EngineError, password: &str) -> EngineError {
             reason: without(&reason, password),
         },
         error => error,
-    }
-}
-
-/// A text without a password, be it as it is or as JSON has it.
-pub(super) fn without(text: &str, password: &str) -> String {
-    let in_json = serde_json::Value::from(password).to_string();
-    let in_json = in_json.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    match in_json.filter(|escaped| *escaped != password) {
-        // What stands for it has nothing in it that JSON escapes.
-        Some(escaped) => text.replace(escaped, REDACTED).replace(password, REDACTED),
-        None => text.replace(password, REDACTED),
     }
 }
 
@@ -363,21 +351,4 @@ fn root(error: &BollardError) -> String {
         deepest = cause;
     }
     deepest.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_is_found_as_it_is_and_as_json_has_it() {
-        for (text, password, told) in [
-            ("no: s3cret, s3cret", "s3cret", "no: [redacted], [redacted]"),
-            ("no: e", "e", "no: [redacted]"),
-            ("no: a\"b\n", "a\"b\n", "no: [redacted]"),
-            (r#"["X=a\"b\n\\"]"#, "a\"b\n\\", r#"["X=[redacted]"]"#),
-        ] {
-            assert_eq!(without(text, password), told);
-        }
-    }
 }

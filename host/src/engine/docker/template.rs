@@ -13,11 +13,12 @@ use bollard::query_parameters::{
 use futures_util::StreamExt;
 use rand::distr::{Alphanumeric, SampleString};
 
-use super::client::{CallError, redacted, without};
+use super::client::{CallError, redacted};
 use super::container::{self, ImageFacts};
 use super::remove::remove_container;
 use super::{DockerEngine, image, label, prune};
 use crate::engine::{Engine as _, EngineError, Pruned, short_digest};
+use crate::failure::without;
 use crate::instance::{EngineKind, Image, Password, Progress, ProgressSink};
 use crate::metrics::METRICS;
 
