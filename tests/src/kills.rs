@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -34,6 +35,164 @@ pub fn until_passed(trace: &Path, point: &str, process: &mut Killable) {
     }
     // It is noted a little before it has an effect.
     std::thread::sleep(Duration::from_millis(100));
+}
+
+/// A server that nobody kills, with an instance and one that waits.
+#[derive(Debug)]
+pub struct Living {
+    server: Killable,
+    id: String,
+}
+
+impl Living {
+    /// Starts it, in an environment with a pool of one.
+    ///
+    /// # Panics
+    /// If it doesn't come to that.
+    #[must_use]
+    pub fn start(environment: &TestEnvironment) -> Self {
+        let trace = environment.home().join("living");
+        let mut server = Killable::serve(&environment.clone().with("TRACE_FAILPOINTS", &trace));
+        until_passed(&trace, "after setting up a server ahead", &mut server);
+        server.call("create_postgres_instance", &json!({}));
+        let answer = server.hear();
+        let id = told_by_server(&answer).into_iter().next().expect("an instance");
+        until_passed(&trace, "after setting up a server ahead#1", &mut server);
+        Self {
+            server,
+            id: id.to_string(),
+        }
+    }
+
+    /// Ends it, once its instance has been seen to be well.
+    ///
+    /// # Panics
+    /// If that isn't well, or the server doesn't end well.
+    pub fn end(mut self) {
+        self.server.call("health_check_postgres", &json!({ "id": self.id }));
+        let health = self.server.hear();
+        assert!(health.contains("\"healthy\""), "{health}");
+        assert!(self.server.end().0.success());
+    }
+}
+
+/// What the program is at when it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Compiling its components.
+    Load,
+    /// `postgres warm`.
+    Warm,
+    /// `postgres create`.
+    Create,
+    /// `postgres extend`.
+    Extend,
+    /// `postgres drop`.
+    Drop,
+    /// Removing what is over, as any command does.
+    Sweep,
+    /// `postgres prune`.
+    Prune,
+    /// A server with a pool, a create and a drop.
+    Serve,
+}
+
+impl Work {
+    /// Does the work until it is done, or the process dies of it. Whether it does, and the instances that were told of; for all
+    /// but a create and a server, that of this `id`.
+    ///
+    /// # Panics
+    /// If it fails.
+    #[must_use]
+    pub fn run(self, environment: &TestEnvironment, id: &str, trace: &Path) -> (bool, BTreeSet<InstanceId>) {
+        let start = |arguments: &[&str]| Killable::start(environment.command([&["-o", "json"], arguments].concat()));
+        let mut process = match self {
+            Self::Warm => start(&["postgres", "warm"]),
+            Self::Create => start(&["postgres", "create"]),
+            Self::Extend => start(&["postgres", "extend", id, "--ttl", "1h"]),
+            Self::Drop => start(&["postgres", "drop", id]),
+            Self::Load | Self::Sweep => start(&["postgres", "list"]),
+            Self::Prune => start(&["postgres", "prune"]),
+            Self::Serve => {
+                let mut server = Killable::serve(&environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1"));
+                until_passed(trace, "after setting up a server ahead", &mut server);
+                server.call("create_postgres_instance", &json!({ "ttl_seconds": 3600 }));
+                let answer = server.hear();
+                if let Some(id) = told_by_server(&answer).first() {
+                    server.call("drop_postgres_instance", &json!({ "id": id.to_string() }));
+                    server.hear();
+                }
+                let is_killed = was_killed(server.end().0);
+                return (is_killed, told_by_server(&answer));
+            }
+        };
+        let (status, output) = process.end();
+        let is_killed = was_killed(status);
+        assert!(is_killed || status.success(), "{self:?}: {status}");
+        match self {
+            Self::Create => (is_killed, told_by_command_line(&output)),
+            _ => (is_killed, id.parse().into_iter().collect()),
+        }
+    }
+
+    /// Kills at each point that the work passes, at the steps' middles and repetitions only if it is to be `every_point`.
+    /// `attempt` does the work once in the environment that it is given, killed at the point if there is one, and looks at what
+    /// is left; whether it was killed.
+    ///
+    /// # Panics
+    /// If it isn't killed where it should be.
+    pub fn kill_at_each_point(
+        self,
+        environment: &TestEnvironment,
+        every_point: bool,
+        died_at: &mut BTreeSet<String>,
+        mut attempt: impl FnMut(&TestEnvironment, &Path, Option<&str>) -> bool,
+    ) {
+        let trace = environment.home().join(format!("trace-{self:?}"));
+        let environment = environment.clone().with("TRACE_FAILPOINTS", &trace);
+        let mut attempt = |kill_at: Option<&str>| {
+            let _ = fs::remove_file(&trace);
+            match kill_at {
+                Some(point) => attempt(&environment.clone().with("KILL_AT_FAILPOINT", point), &trace, kill_at),
+                None => attempt(&environment, &trace, None),
+            }
+        };
+        assert!(!attempt(None), "nobody kills it");
+        let mut points = passed(&trace);
+        points.dedup();
+        assert!(!points.is_empty(), "{self:?} passes points");
+        // What is repeated or in the middle of a step is for those who have the time, as is what every work begins with.
+        let is_in_ci = |point: &String| {
+            let is_first_here = self == Self::Create || !point.contains("owner");
+            is_first_here && !point.contains('#') && !point.starts_with("amid ")
+        };
+        points.retain(|point| every_point || is_in_ci(point));
+        for point in points {
+            eprintln!("{self:?}: {point}");
+            if attempt(Some(&point)) {
+                died_at.insert(format!("{self:?} {point}"));
+            } else {
+                // How often a step is repeated depends on what else is going on.
+                assert!(!is_in_ci(&point), "{self:?} was not killed {point}");
+            }
+        }
+    }
+}
+
+fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(9)
+}
+
+/// That each of these steps was died at.
+///
+/// # Panics
+/// If one was not.
+pub fn assert_died_at(steps: &[&str], died_at: &BTreeSet<String>) {
+    eprintln!("killed at {} points: {died_at:#?}", died_at.len());
+    for step in steps {
+        let of_step = died_at.iter().filter(|point| point.ends_with(step)).count();
+        assert!(of_step > 0, "{step} is passed nowhere any more");
+    }
 }
 
 /// The ids in what a program has written to its output, as far as it was read: a line that has no end tells nobody

@@ -12,6 +12,7 @@ pub mod docker_cli;
 pub mod fuzzed;
 pub mod guests;
 pub mod json_fuzz;
+#[cfg(unix)]
 pub mod kills;
 pub mod local;
 #[cfg(unix)]

@@ -5,14 +5,12 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dev_postgres_mcp::instance::InstanceId;
 use dev_postgres_mcp_tests::binary::{TestEngine, TestEnvironment};
-use dev_postgres_mcp_tests::kills::{Killable, told_by_command_line, told_by_server};
+use dev_postgres_mcp_tests::kills::{Killable, Living, Work, assert_died_at, told_by_server};
 use dev_postgres_mcp_tests::local_engine::names_in;
 use dev_postgres_mcp_tests::private_daemon::PrivateDaemon;
 use dev_postgres_mcp_tests::seeded;
@@ -21,8 +19,6 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-/// How long anything here may take on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
 /// How long Docker may take to finish what it was asked for by a process that has been killed since.
 const LATE: Duration = Duration::from_secs(1);
 /// Where templates are.
@@ -200,156 +196,68 @@ impl Ground {
     }
 }
 
-/// A server that nobody kills, with an instance and one that waits.
-struct Living {
-    server: Killable,
-    id: String,
-    /// All that is its own.
-    belongings: BTreeSet<String>,
+/// All that a living server has on the daemon, and its owner's file.
+fn belongings(ground: &Ground) -> BTreeSet<String> {
+    let belongings = ground.left(&BTreeSet::new());
+    assert_eq!(
+        belongings.len(),
+        4,
+        "two containers, a network and an owner: {belongings:?}"
+    );
+    belongings
 }
 
-impl Living {
-    fn start(ground: &Ground) -> Self {
-        let trace = ground.environment.home().join("living");
-        let mut server = Killable::serve(&ground.with_pool().with("TRACE_FAILPOINTS", &trace));
-        until_passed(&trace, "after setting up a server ahead", &mut server);
-        server.call("create_postgres_instance", &json!({}));
-        let answer = server.hear();
-        let id = told_by_server(&answer)
-            .into_iter()
-            .next()
-            .expect("an instance")
-            .to_string();
-        until_passed(&trace, "after setting up a server ahead#1", &mut server);
-        let belongings = ground.left(&BTreeSet::new());
-        assert_eq!(
-            belongings.len(),
-            4,
-            "two containers, a network and an owner: {belongings:?}"
-        );
-        Self { server, id, belongings }
-    }
-
-    fn end(mut self, ground: &Ground) {
-        self.server.call("health_check_postgres", &json!({ "id": self.id }));
-        let health = self.server.hear();
-        assert!(health.contains("\"healthy\""), "{health}");
-        assert!(self.server.end().0.success());
-        let left = ground.left(&BTreeSet::new());
-        assert!(left.is_empty(), "{left:#?}");
-    }
+fn end(living: Living, ground: &Ground) {
+    living.end();
+    let left = ground.left(&BTreeSet::new());
+    assert!(left.is_empty(), "{left:#?}");
 }
 
-fn until_passed(trace: &Path, point: &str, process: &mut Killable) {
-    let begun = Instant::now();
-    while !process.has_ended() && !passed(trace).iter().any(|passed| passed == point) {
-        assert!(begun.elapsed() < PATIENCE, "{point} is passed");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    // It is noted a little before it can be taken.
-    std::thread::sleep(Duration::from_millis(100));
-}
-
-fn passed(trace: &Path) -> Vec<String> {
-    let text = fs::read_to_string(trace).unwrap_or_default();
-    text.lines().map(str::to_owned).collect()
-}
-
-/// What the program is at when it is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Load,
-    Warm,
-    Create,
-    Extend,
-    Drop,
-    Sweep,
-    Prune,
-    Serve,
-}
-
-impl Work {
-    /// Does what has to be there before it is killed at this point; the instance that it is about.
-    fn prepare(self, ground: &Ground, kill_at: Option<&str>) -> String {
-        let created = || {
-            let created = ground.run(&["postgres", "create"]);
-            created["id"].as_str().expect("an id").to_owned()
-        };
-        match self {
-            // Components are compiled anew then.
-            Self::Load => drop(fs::remove_dir_all(ground.environment.home().join(".cache"))),
-            Self::Warm | Self::Create => {
-                // For the steps that make it. Elsewhere it stays: what Docker makes late for whoever was killed before can be
-                // judged by nothing else.
-                if kill_at.is_none_or(|point| point.contains("owner")) {
-                    let _ = fs::remove_dir_all(ground.environment.state_dir().join("owners"));
-                }
-                if self == Self::Warm {
-                    ground.remove_templates();
-                }
+/// Does what has to be there before a work is killed at this point; the instance that it is about.
+fn prepare(work: Work, ground: &Ground, kill_at: Option<&str>) -> String {
+    let created = || {
+        let created = ground.run(&["postgres", "create"]);
+        created["id"].as_str().expect("an id").to_owned()
+    };
+    match work {
+        // Components are compiled anew then.
+        Work::Load => drop(fs::remove_dir_all(ground.environment.home().join(".cache"))),
+        Work::Warm | Work::Create => {
+            // For the steps that make it. Elsewhere it stays: what Docker makes late for whoever was killed before can be
+            // judged by nothing else.
+            if kill_at.is_none_or(|point| point.contains("owner")) {
+                let _ = fs::remove_dir_all(ground.environment.state_dir().join("owners"));
             }
-            Self::Extend | Self::Drop => return created(),
-            Self::Sweep => {
-                let mut killed = Killable::serve_and_create(&ground.environment, 1);
-                let answer = killed.hear();
-                let _ = killed.kill_after(Duration::ZERO);
-                return told_by_server(&answer)
-                    .into_iter()
-                    .next()
-                    .expect("an instance")
-                    .to_string();
+            if work == Work::Warm {
+                ground.remove_templates();
             }
-            Self::Prune => {
-                let own = ground
-                    .environment
-                    .clone()
-                    .with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
-                ground.build_own();
-                assert!(own.run(&["postgres", "warm"]).status.success());
-                let own = format!("{OWN}:17");
-                ground.runtime.block_on(ground.daemon.docker(&["rmi", &own]));
-            }
-            Self::Serve => {}
         }
-        String::new()
-    }
-
-    /// Does the work until it is done, or the process dies of it. The instances that were told of.
-    fn run(self, environment: &TestEnvironment, id: &str, trace: &Path) -> (Killed, BTreeSet<InstanceId>) {
-        let start = |arguments: &[&str]| Killable::start(environment.command([&["-o", "json"], arguments].concat()));
-        let mut process = match self {
-            Self::Warm => start(&["postgres", "warm"]),
-            Self::Create => start(&["postgres", "create"]),
-            Self::Extend => start(&["postgres", "extend", id, "--ttl", "1h"]),
-            Self::Drop => start(&["postgres", "drop", id]),
-            Self::Load | Self::Sweep => start(&["postgres", "list"]),
-            Self::Prune => start(&["postgres", "prune"]),
-            Self::Serve => {
-                let mut server = Killable::serve(&environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1"));
-                until_passed(trace, "after setting up a server ahead", &mut server);
-                server.call("create_postgres_instance", &json!({ "ttl_seconds": 3600 }));
-                let answer = server.hear();
-                if let Some(id) = told_by_server(&answer).first() {
-                    server.call("drop_postgres_instance", &json!({ "id": id.to_string() }));
-                    server.hear();
-                }
-                let killed = server.end().0.signal() == Some(9);
-                return (Killed(killed), told_by_server(&answer));
-            }
-        };
-        let (status, output) = process.end();
-        let killed = Killed(status.signal() == Some(9));
-        assert!(killed.0 || status.success(), "{self:?}: {status}");
-        match self {
-            Self::Create => (killed, told_by_command_line(&output)),
-            _ => (killed, id.parse().into_iter().collect()),
+        Work::Extend | Work::Drop => return created(),
+        Work::Sweep => {
+            let mut killed = Killable::serve_and_create(&ground.environment, 1);
+            let answer = killed.hear();
+            let _ = killed.kill_after(Duration::ZERO);
+            return told_by_server(&answer)
+                .into_iter()
+                .next()
+                .expect("an instance")
+                .to_string();
         }
+        Work::Prune => {
+            let own = ground
+                .environment
+                .clone()
+                .with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
+            ground.build_own();
+            assert!(own.run(&["postgres", "warm"]).status.success());
+            let own = format!("{OWN}:17");
+            ground.runtime.block_on(ground.daemon.docker(&["rmi", &own]));
+        }
+        Work::Serve => {}
     }
+    String::new()
 }
 
-struct Killed(bool);
-
-/// Kills at each point that a work passes, at the steps' middles and repetitions only if it is to be `every_point`.
 fn kill_at_each_point(
     ground: &Ground,
     work: Work,
@@ -357,43 +265,26 @@ fn kill_at_each_point(
     spared: &BTreeSet<String>,
     died_at: &mut BTreeSet<String>,
 ) {
-    let trace: PathBuf = ground.environment.home().join(format!("trace-{work:?}"));
-    let attempt = |kill_at: Option<&str>| {
-        let id = work.prepare(ground, kill_at);
-        let _ = fs::remove_file(&trace);
-        let mut environment = ground.environment.clone().with("TRACE_FAILPOINTS", &trace);
-        if let Some(point) = kill_at {
-            environment = environment.with("KILL_AT_FAILPOINT", point);
-        }
-        let (killed, told) = work.run(&environment, &id, &trace);
-        if kill_at.is_some_and(|point| point.starts_with("amid ")) {
-            // What Docker has been asked for comes, whoever asked for it.
-            std::thread::sleep(LATE);
-        }
-        ground.check(&format!("{work:?} {kill_at:?}"), &told, spared);
-        killed.0
-    };
-    attempt(None);
-    let mut points = passed(&trace);
-    points.dedup();
-    assert!(!points.is_empty(), "{work:?} passes points");
-    // What is repeated or in the middle of a step is for those who have the time, as is what every work begins with.
-    let is_in_ci = |point: &String| {
-        let is_first_here = work == Work::Create || !point.contains("owner");
-        is_first_here && !point.contains('#') && !point.starts_with("amid ")
-    };
-    points.retain(|point| every_point || is_in_ci(point));
-    for point in points {
-        eprintln!("{work:?}: {point}");
-        if attempt(Some(&point)) {
-            died_at.insert(format!("{work:?} {point}"));
-        } else {
-            // How often a step is repeated depends on what else is going on.
-            assert!(!is_in_ci(&point), "{work:?} was not killed {point}");
-        }
-        if work == Work::Prune {
-            ground.run(&["postgres", "prune"]);
-        }
+    work.kill_at_each_point(
+        &ground.environment,
+        every_point,
+        died_at,
+        |environment, trace, kill_at| {
+            if kill_at.is_some() && work == Work::Prune {
+                ground.run(&["postgres", "prune"]);
+            }
+            let id = prepare(work, ground, kill_at);
+            let (is_killed, told) = work.run(environment, &id, trace);
+            if kill_at.is_some_and(|point| point.starts_with("amid ")) {
+                // What Docker has been asked for comes, whoever asked for it.
+                std::thread::sleep(LATE);
+            }
+            ground.check(&format!("{work:?} {kill_at:?}"), &told, spared);
+            is_killed
+        },
+    );
+    if work == Work::Prune {
+        ground.run(&["postgres", "prune"]);
     }
 }
 
@@ -414,14 +305,10 @@ fn killed_at_every_failpoint_it_leaves_nothing_that_nobody_was_told_of() {
     ] {
         kill_at_each_point(&ground, work, every_point, &nobody, &mut died_at);
     }
-    let living = Living::start(&ground);
-    kill_at_each_point(&ground, Work::Serve, every_point, &living.belongings, &mut died_at);
-    living.end(&ground);
-    eprintln!("killed at {} points: {died_at:#?}", died_at.len());
-    for step in STEPS {
-        let of_step = died_at.iter().filter(|point| point.ends_with(step)).count();
-        assert!(of_step > 0, "{step} is passed nowhere any more");
-    }
+    let living = Living::start(&ground.with_pool());
+    kill_at_each_point(&ground, Work::Serve, every_point, &belongings(&ground), &mut died_at);
+    end(living, &ground);
+    assert_died_at(&STEPS, &died_at);
 }
 
 #[test]
@@ -432,7 +319,8 @@ fn servers_killed_at_random_moments_leave_nothing_and_touch_nothing_of_a_living_
     let Some(mut ground) = Ground::new() else { return };
     ground.build_own();
     ground.base = ground.everything();
-    let living = Living::start(&ground);
+    let living = Living::start(&ground.with_pool());
+    let belongings = belongings(&ground);
     let environment = ground.with_pool().with("DEV_POSTGRES_MCP_INSTANCE_REPOSITORY", OWN);
     let mut rng = seeded::rng();
     // The first one makes the template.
@@ -478,12 +366,12 @@ fn servers_killed_at_random_moments_leave_nothing_and_touch_nothing_of_a_living_
         });
         killed += AT_ONCE;
         told += outputs.iter().map(|output| told_by_server(output).len()).sum::<usize>();
-        let left = ground.left(&living.belongings);
+        let left = ground.left(&belongings);
         at_work += left.iter().filter(|item| item.starts_with("container")).count();
         // Their sessions have ended: what was told of has ended with them.
-        ground.check(&format!("after {killed} kills"), &BTreeSet::new(), &living.belongings);
+        ground.check(&format!("after {killed} kills"), &BTreeSet::new(), &belongings);
     }
     eprintln!("{killed} kills: {told} instances had been told of; {at_work} containers were left to the next command");
     assert!(told > 0 && at_work > 0, "some of either");
-    living.end(&ground);
+    end(living, &ground);
 }

@@ -3,20 +3,20 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use dev_postgres_mcp::instance::InstanceId;
 use dev_postgres_mcp_tests::binary::TestEnvironment;
-use dev_postgres_mcp_tests::kills::{Killable, passed, told_by_command_line, told_by_server, until_passed};
+use dev_postgres_mcp_tests::kills::{
+    Killable, Living, Work, assert_died_at, told_by_command_line, told_by_server, until_passed,
+};
 use dev_postgres_mcp_tests::local_engine::{LocalGround, control_groups};
 use dev_postgres_mcp_tests::processes;
 use dev_postgres_mcp_tests::seeded;
 use dev_postgres_mcp_tests::soak;
 use rand::RngExt;
 use rand::rngs::StdRng;
-use serde_json::json;
 
 /// How long what a killed process has started, an `rm` that goes on without it, may take to end.
 const LATE: Duration = Duration::from_secs(5);
@@ -338,132 +338,61 @@ impl Home {
     }
 }
 
-/// A server that nobody kills, with an instance and one that waits.
-struct Living {
-    server: Killable,
-    id: String,
-    /// All that is its own.
-    belongings: BTreeSet<String>,
+/// All that a living server has.
+fn belongings(home: &Home) -> BTreeSet<String> {
+    let belongings = home.everything(&BTreeSet::new());
+    let count = |what: &str| belongings.iter().filter(|item| item.ends_with(what)).count();
+    assert_eq!([count(": folder"), count(": process")], [2, 2], "{belongings:#?}");
+    belongings
 }
 
-impl Living {
-    fn start(home: &Home) -> Self {
-        let trace = home.local.home().join("living");
-        let mut server = Killable::serve(&home.with_pool().with("TRACE_FAILPOINTS", &trace));
-        until_passed(&trace, "after setting up a server ahead", &mut server);
-        server.call("create_postgres_instance", &json!({}));
-        let answer = server.hear();
-        let id = told_by_server(&answer)
-            .into_iter()
-            .next()
-            .expect("an instance")
-            .to_string();
-        until_passed(&trace, "after setting up a server ahead#1", &mut server);
-        let belongings = home.everything(&BTreeSet::new());
-        let count = |what: &str| belongings.iter().filter(|item| item.ends_with(what)).count();
-        assert_eq!([count(": folder"), count(": process")], [2, 2], "{belongings:#?}");
-        Self { server, id, belongings }
-    }
-
-    fn end(mut self, home: &Home) {
-        self.server.call("health_check_postgres", &json!({ "id": self.id }));
-        let health = self.server.hear();
-        assert!(health.contains("\"healthy\""), "{health}");
-        let seen = folders(&home.local);
-        assert!(self.server.end().0.success());
-        let left = home.left(&seen, &BTreeSet::new(), &BTreeSet::new());
-        assert!(left.is_empty(), "{left:#?}");
-    }
+fn end(living: Living, home: &Home) {
+    let seen = folders(&home.local);
+    living.end();
+    let left = home.left(&seen, &BTreeSet::new(), &BTreeSet::new());
+    assert!(left.is_empty(), "{left:#?}");
 }
 
-/// What the program is at when it is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Work {
-    Warm,
-    Create,
-    Extend,
-    Drop,
-    Sweep,
-    Prune,
-    Serve,
-}
-
-impl Work {
-    /// Does what has to be there before; the instance that it is about, if somebody is to have it afterwards.
-    fn prepare(self, home: &Home) -> String {
-        let state = home.local.state_dir();
-        match self {
-            // For the steps that make it. There are no instances.
-            Self::Warm => drop(fs::remove_dir_all(&state)),
-            Self::Create => {
-                home.environment.json(&["postgres", "warm"]);
-                let _ = fs::remove_dir_all(state.join("owners"));
-            }
-            Self::Extend | Self::Drop => return home.create(),
-            Self::Sweep => {
-                let trace = home.local.home().join("swept");
-                let _ = fs::remove_file(&trace);
-                let environment = home.environment.clone().with("TRACE_FAILPOINTS", &trace);
-                let mut killed = Killable::serve_and_create(&environment, 1);
-                let answer = killed.hear();
-                until_passed(&trace, "after keeping the instance", &mut killed);
-                let _ = killed.kill_after(Duration::ZERO);
-                assert_eq!(told_by_server(&answer), folders(&home.local), "one instance: {answer}");
-            }
-            Self::Prune => {
-                home.environment.json(&["postgres", "warm"]);
-                for name in home.local.names_in("templates") {
-                    let description = state.join("templates").join(name).join("template.json");
-                    if description.exists() {
-                        let file = File::options()
-                            .write(true)
-                            .open(description)
-                            .expect("it can be written to");
-                        file.set_modified(SystemTime::UNIX_EPOCH)
-                            .expect("it is old from now on");
-                    }
+/// Does what has to be there before; the instance that a work is about, if somebody is to have it afterwards.
+fn prepare(work: Work, home: &Home) -> String {
+    let state = home.local.state_dir();
+    match work {
+        // For the steps that make it. There are no instances.
+        Work::Warm => drop(fs::remove_dir_all(&state)),
+        Work::Create => {
+            home.environment.json(&["postgres", "warm"]);
+            let _ = fs::remove_dir_all(state.join("owners"));
+        }
+        Work::Extend | Work::Drop => return home.create(),
+        Work::Sweep => {
+            let trace = home.local.home().join("swept");
+            let _ = fs::remove_file(&trace);
+            let environment = home.environment.clone().with("TRACE_FAILPOINTS", &trace);
+            let mut killed = Killable::serve_and_create(&environment, 1);
+            let answer = killed.hear();
+            until_passed(&trace, "after keeping the instance", &mut killed);
+            let _ = killed.kill_after(Duration::ZERO);
+            assert_eq!(told_by_server(&answer), folders(&home.local), "one instance: {answer}");
+        }
+        Work::Prune => {
+            home.environment.json(&["postgres", "warm"]);
+            for name in home.local.names_in("templates") {
+                let description = state.join("templates").join(name).join("template.json");
+                if description.exists() {
+                    let file = File::options()
+                        .write(true)
+                        .open(description)
+                        .expect("it can be written to");
+                    file.set_modified(SystemTime::UNIX_EPOCH)
+                        .expect("it is old from now on");
                 }
             }
-            Self::Serve => {}
         }
-        String::new()
+        Work::Load | Work::Serve => {}
     }
-
-    /// Does the work until it is done, or the process dies of it. Whether it does, and the instances that were told of.
-    fn run(self, environment: &TestEnvironment, id: &str, trace: &Path) -> (bool, BTreeSet<InstanceId>) {
-        let start = |arguments: &[&str]| Killable::start(environment.command([&["-o", "json"], arguments].concat()));
-        let mut process = match self {
-            Self::Warm => start(&["postgres", "warm"]),
-            Self::Create => start(&["postgres", "create"]),
-            Self::Extend => start(&["postgres", "extend", id, "--ttl", "1h"]),
-            Self::Drop => start(&["postgres", "drop", id]),
-            Self::Sweep => start(&["postgres", "list"]),
-            Self::Prune => start(&["postgres", "prune"]),
-            Self::Serve => {
-                let mut server = Killable::serve(&environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1"));
-                until_passed(trace, "after setting up a server ahead", &mut server);
-                server.call("create_postgres_instance", &json!({ "ttl_seconds": 3600 }));
-                let answer = server.hear();
-                if let Some(id) = told_by_server(&answer).first() {
-                    server.call("drop_postgres_instance", &json!({ "id": id.to_string() }));
-                    server.hear();
-                }
-                let is_killed = server.end().0.signal() == Some(9);
-                return (is_killed, told_by_server(&answer));
-            }
-        };
-        let (status, output) = process.end();
-        let is_killed = status.signal() == Some(9);
-        assert!(is_killed || status.success(), "{self:?}: {status}");
-        match self {
-            Self::Create => (is_killed, told_by_command_line(&output)),
-            // A sweep is about none: whose server was killed is over, and no command leaves it.
-            _ => (is_killed, id.parse().into_iter().collect()),
-        }
-    }
+    String::new()
 }
 
-/// Kills at each point that a work passes, at the steps' middles and repetitions only if it is to be `every_point`.
 fn kill_at_each_point(
     home: &Home,
     work: Work,
@@ -471,37 +400,17 @@ fn kill_at_each_point(
     spared: &BTreeSet<String>,
     died_at: &mut BTreeSet<String>,
 ) {
-    let trace = home.local.home().join(format!("trace-{work:?}"));
-    let attempt = |kill_at: Option<&str>| {
-        let id = work.prepare(home);
-        let _ = fs::remove_file(&trace);
-        let mut environment = home.environment.clone().with("TRACE_FAILPOINTS", &trace);
-        if let Some(point) = kill_at {
-            environment = environment.with("KILL_AT_FAILPOINT", point);
-        }
-        let (is_killed, told) = work.run(&environment, &id, &trace);
-        home.check(&format!("{work:?} {kill_at:?}"), &told, spared);
-        is_killed
-    };
-    assert!(!attempt(None), "nobody kills it");
-    let mut points = passed(&trace);
-    points.dedup();
-    assert!(!points.is_empty(), "{work:?} passes points");
-    // What is repeated or in the middle of a step is for those who have the time, as is what every work begins with.
-    let is_in_ci = |point: &String| {
-        let is_first_here = work == Work::Create || !point.contains("owner");
-        is_first_here && !point.contains('#') && !point.starts_with("amid ")
-    };
-    points.retain(|point| every_point || is_in_ci(point));
-    for point in points {
-        eprintln!("{work:?}: {point}");
-        if attempt(Some(&point)) {
-            died_at.insert(format!("{work:?} {point}"));
-        } else {
-            // How often a step is repeated depends on what else is going on.
-            assert!(!is_in_ci(&point), "{work:?} was not killed {point}");
-        }
-    }
+    work.kill_at_each_point(
+        &home.environment,
+        every_point,
+        died_at,
+        |environment, trace, kill_at| {
+            let id = prepare(work, home);
+            let (is_killed, told) = work.run(environment, &id, trace);
+            home.check(&format!("{work:?} {kill_at:?}"), &told, spared);
+            is_killed
+        },
+    );
 }
 
 #[test]
@@ -520,12 +429,8 @@ fn killed_at_every_failpoint_it_leaves_nothing_that_nobody_was_told_of() {
     ] {
         kill_at_each_point(&home, work, every_point, &nobody, &mut died_at);
     }
-    let living = Living::start(&home);
-    kill_at_each_point(&home, Work::Serve, every_point, &living.belongings, &mut died_at);
-    living.end(&home);
-    eprintln!("killed at {} points: {died_at:#?}", died_at.len());
-    for step in STEPS {
-        let of_step = died_at.iter().filter(|point| point.ends_with(step)).count();
-        assert!(of_step > 0, "{step} is passed nowhere any more");
-    }
+    let living = Living::start(&home.with_pool());
+    kill_at_each_point(&home, Work::Serve, every_point, &belongings(&home), &mut died_at);
+    end(living, &home);
+    assert_died_at(&STEPS, &died_at);
 }
