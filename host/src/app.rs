@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::OnceCell;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::artifact::lock::Pin;
@@ -23,7 +24,7 @@ use crate::environment::Environment;
 use crate::failure::{Failure, FailureCode};
 use crate::files;
 use crate::instance::EngineKind;
-use crate::manager::{InstanceManager, Settings};
+use crate::manager::{InstanceManager, Settings, Sweeper};
 use crate::owner::Owners;
 use crate::plugins::budget::Budget;
 use crate::plugins::bundle::Bundle;
@@ -168,9 +169,15 @@ impl App {
     }
 
     /// Removes in the background what is over and what killed processes have left, as every command does at its start.
-    pub fn tidy(&self, manager: &InstanceManager) {
-        let manager = manager.clone();
-        self.tracker.spawn(async move { manager.recover().await });
+    pub fn tidy(&self) {
+        self.tidy_within(Duration::MAX);
+    }
+
+    /// The same where nobody waits for an engine otherwise: one that takes longer is left to the next command.
+    pub fn tidy_within(&self, patience: Duration) {
+        let sweeper = Sweeper::new(Arc::clone(&self.engine), self.owners.clone());
+        self.tracker
+            .spawn(async move { timeout(patience, sweeper.recover()).await });
     }
 
     fn settings(&self) -> Settings {
@@ -403,7 +410,7 @@ impl App {
             manager.close();
         }
         self.tracker.close();
-        tokio::time::timeout(deadline, self.tracker.wait()).await.is_ok()
+        timeout(deadline, self.tracker.wait()).await.is_ok()
     }
 }
 

@@ -40,6 +40,8 @@ use crate::failure::{Failure, FailureCode};
 
 /// How long the end of the process waits for what was begun to be undone.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a command that needs no engine looks for what is over.
+const TIDY_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Throwaway PostgreSQL instances for coding agents (MCP) and people
 ///
@@ -175,6 +177,7 @@ async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCod
         Verb::Doctor(doctor) => match load() {
             Ok(config) => {
                 with_app(config, environment, Level::WARN, ui, async |app, ui| {
+                    app.tidy_within(TIDY_PATIENCE);
                     doctor.run(app, ui).await
                 })
                 .await
@@ -189,6 +192,7 @@ async fn run(cli: Cli, environment: &Environment, ui: &mut Ui) -> Result<ExitCod
         }
         Verb::Plugin(verb) => {
             with_app(load()?, environment, Level::WARN, ui, async |app, ui| {
+                app.tidy_within(TIDY_PATIENCE);
                 verb.run(app, ui).await
             })
             .await
@@ -241,11 +245,11 @@ fn finish(outcome: Result<ExitCode, Failure>, ui: &mut Ui) -> ExitCode {
 
 impl PostgresVerb {
     async fn run(self, app: &App, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let manager = app.manager().await?;
         // A prune says itself what it removes, or would.
         if !matches!(self, Self::Prune(_)) {
-            app.tidy(manager);
+            app.tidy();
         }
+        let manager = app.manager().await?;
         match self {
             Self::Create(create) => create.run(manager, ui).await,
             Self::List(list) => list.run(manager, ui).await,

@@ -126,8 +126,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     async fn ended(&self, id: InstanceId) -> Result<Ended, EngineError>;
 
     /// Removes what is only there to be fast and is of no use any more: templates whose image or programs have changed or
-    /// gone, or that are older than [`TEMPLATE_AGE_MAX`], and what ended processes have left. `dry_run` only says what.
-    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError>;
+    /// gone, or that are older than [`TEMPLATE_AGE_MAX`], and what ended processes have left. Adds it to `pruned`, whatever
+    /// comes then. `dry_run` only says what.
+    async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError>;
 
     /// What `doctor` shows of this engine.
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis>;

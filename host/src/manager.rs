@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use self::inventory::{Beginning, Beginnings};
 use self::pool::{Pool, Ready};
-pub use self::sweep::Left;
+pub use self::sweep::{Left, Sweeper};
 use crate::engine::{Ended, Engine, EngineError, Pruned};
 use crate::failure::{Failure, FailureCode, without};
 use crate::instance::{
@@ -82,6 +82,7 @@ pub struct InstanceManager {
     pool: Pool,
     beginnings: Beginnings,
     sessions: Sessions,
+    sweeper: Sweeper,
 }
 
 /// The instances that end with this process.
@@ -240,6 +241,7 @@ impl InstanceManager {
             tracker.clone(),
         );
         Self {
+            sweeper: Sweeper::new(Arc::clone(&engine), owners.clone()),
             engine,
             policy,
             defaults: settings.defaults,
@@ -336,23 +338,28 @@ impl InstanceManager {
         Ok(self.policy.plan_create(request, &defaults, caller, inventory).await?)
     }
 
-    /// Removes what is of no use any more: instances that are over ([`InstanceManager::sweep`]), and what is only there to be
-    /// fast. `dry_run` only says what.
+    /// What removes instances that are over.
+    #[must_use]
+    pub fn sweeper(&self) -> &Sweeper {
+        &self.sweeper
+    }
+
+    /// Removes what is of no use any more: instances that are over ([`Sweeper::sweep`]), and what is only there to be fast.
+    /// Adds it to `pruned`, whatever comes then. `dry_run` only says what.
     ///
     /// # Errors
     /// If the engine can't tell, or fails to.
-    pub async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
-        let mut pruned = self.sweep(dry_run).await?;
-        pruned.extend(self.engine.prune(dry_run).await?);
-        Ok(pruned)
+    pub async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), InstanceError> {
+        self.sweeper.sweep(dry_run, pruned).await?;
+        Ok(self.engine.prune(dry_run, pruned).await?)
     }
 
     /// Removes the servers that wait and the instances that end with this process, in the background. Creates still work.
     pub fn close(&self) {
         self.pool.close();
         for id in self.sessions.take() {
-            let manager = self.clone();
-            self.tracker.spawn(async move { manager.end_session_of(id).await });
+            let sweeper = self.sweeper.clone();
+            self.tracker.spawn(async move { sweeper.end_session_of(id).await });
         }
     }
 
@@ -498,7 +505,7 @@ impl InstanceManager {
     pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
         let mut instances = Vec::new();
         for instance in self.engine.list().await? {
-            if !self.is_over(&instance).await? {
+            if !self.sweeper.is_over(&instance).await? {
                 instances.push(instance);
             }
         }
@@ -550,8 +557,8 @@ impl InstanceManager {
     /// # Errors
     /// If there is none with this id, or the policy denies it.
     pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
-        let target = match self.legible(id).await? {
-            Some(instance) if !self.is_over(&instance).await? => instance,
+        let target = match self.sweeper.legible(id).await? {
+            Some(instance) if !self.sweeper.is_over(&instance).await? => instance,
             _ => return Err(self.not_found(id).await),
         };
         self.authorize(Action::Drop, &target, caller).await?;
@@ -730,19 +737,10 @@ impl InstanceManager {
         Ok(verdict.inspect_err(|rejection| count(action.as_str(), rejection))?)
     }
 
-    /// An instance as far as it can be read, over or not: enough to remove it.
-    async fn legible(&self, id: InstanceId) -> Result<Option<Instance>, EngineError> {
-        match self.engine.get(id).await {
-            Ok(found) => Ok(found.map(|found| found.instance)),
-            Err(EngineError::Damaged { legible, .. }) => Ok(Some(*legible)),
-            Err(error) => Err(error),
-        }
-    }
-
     /// An instance that is there and not over.
     async fn find(&self, id: InstanceId) -> Result<Found, InstanceError> {
         match self.engine.get(id).await? {
-            Some(found) if !self.is_over(&found.instance).await? => Ok(found),
+            Some(found) if !self.sweeper.is_over(&found.instance).await? => Ok(found),
             _ => Err(self.not_found(id).await),
         }
     }

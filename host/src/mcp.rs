@@ -132,7 +132,7 @@ impl Server {
         let _stop_when_dropped = stop.clone().drop_guard();
         let (transport, begun) = transport::Stdio::new(input, output, stop.clone(), self.unanswered.clone());
         let (manager, caller, tracker) = (self.manager.clone(), self.caller.clone(), self.tracker.clone());
-        let (sweeper, server) = (self.manager.clone(), self.clone());
+        let server = self.clone();
         match self.serve_with_ct(transport, stop).await {
             Ok(session) => {
                 begun.set();
@@ -140,7 +140,6 @@ impl Server {
                 // Not before: nothing is to come between a client and its first answer.
                 tracker.spawn(async move { manager.start_ahead(&caller).await });
                 tokio::select! {
-                    () = sweeper.keep_sweeping() => Ok(()),
                     end = session.waiting() => end.map(drop).map_err(Into::into),
                     never = server.tell_legacy(peer) => match never {},
                     // A client that reads nothing any more would keep rmcp writing for ever.

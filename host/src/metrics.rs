@@ -42,7 +42,7 @@ pub struct Metrics {
     pool_started: Counter,
     pool_taken: Counter,
     templates_made: Counter,
-    reaped: Family<Labels<1>, Counter>,
+    reaped: Family<Labels<2>, Counter>,
     policy_denials: Family<Labels<3>, Counter>,
     guest_failures: Family<Labels<2>, Counter>,
     instances: Family<Labels<2>, Gauge>,
@@ -103,7 +103,7 @@ impl Default for Metrics {
         );
         registry.register(
             "reaped",
-            "What was removed by itself, by reason",
+            "What was removed by itself, by kind (instance, server, template) and reason (expired, orphan)",
             metrics.reaped.clone(),
         );
         registry.register(
@@ -149,9 +149,10 @@ impl Metrics {
         self.templates_made.inc();
     }
 
-    /// Something was removed that nobody had dropped; `reason` is one of a few words.
-    pub fn reaped(&self, reason: &'static str) {
-        self.reaped.get_or_create(&[("reason", reason.into())]).inc();
+    /// Something was removed that nobody had dropped; `kind` and `reason` are each one of a few words.
+    pub fn reaped(&self, kind: &'static str, reason: &'static str) {
+        let labels = [("kind", kind.into()), ("reason", reason.into())];
+        self.reaped.get_or_create(&labels).inc();
     }
 
     /// The policy has denied an action: `create`, `extend`, or what an [`Action`](crate::policy::Action) is called. `by_failure`: it is the policy itself that is at fault.
@@ -275,7 +276,7 @@ mod tests {
         drop(metrics.pool_waiting());
         metrics.pool_taken();
         metrics.template_made();
-        metrics.reaped("expired");
+        metrics.reaped("instance", "expired");
         metrics.policy_denied("create", false);
         metrics.policy_denied("drop", true);
         metrics.guest_failed("acme \"tools\"", "trap");

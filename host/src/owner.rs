@@ -3,6 +3,7 @@
 //! | in `owners`, in the state directory | |
 //! |---|---|
 //! | `scope` | the random name of this very folder: whoever shares it, shares the locks in it |
+//! | `killed` | there from when one was killed until all that it may have left has been looked for |
 //! | any other | named after a process, and locked for as long as it lives |
 //!
 //! A lock ends with its process, however that ends, and is free of the mistakes that process ids invite. What carries
@@ -24,6 +25,7 @@ use crate::instance::{Caller, Owner};
 /// The folder's name in the state directory.
 pub const FOLDER: &str = "owners";
 const SCOPE: &str = "scope";
+const KILLED: &str = "killed";
 
 /// The processes that share a state directory.
 #[derive(Debug, Clone)]
@@ -125,21 +127,27 @@ impl Owners {
         ended(&folder.join(process.to_string())).unwrap_or(false)
     }
 
-    /// Removes what ended processes have left in the folder itself; whether there was any of it.
+    /// Removes what ended processes have left in the folder itself; whether any of them was killed since
+    /// [`recovered`](Self::recovered) was said.
     pub fn tidy(&self) -> bool {
-        let mut was_any = false;
-        let entries = self.folder().and_then(fs::read_dir);
-        for entry in entries.into_iter().flatten().flatten() {
+        let Ok(folder) = self.folder() else { return false };
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry
                 .file_name()
                 .to_str()
                 .is_some_and(|name| name.parse::<Uuid>().is_ok())
             {
                 // One that can't be judged stays.
-                was_any |= ended(&entry.path()).unwrap_or(false);
+                let _ = ended(&entry.path());
             }
         }
-        was_any
+        folder.join(KILLED).exists()
+    }
+
+    /// All that killed processes have left has been looked for.
+    pub fn recovered(&self) {
+        // Where it can't be removed, it is looked for once more.
+        let _ = self.folder().map(|folder| fs::remove_file(folder.join(KILLED)));
     }
 
     fn folder(&self) -> io::Result<&Path> {
@@ -182,7 +190,12 @@ fn ended(path: &Path) -> io::Result<bool> {
         Err(error) => return Err(error),
     };
     match lock.try_lock() {
-        Ok(()) => fs::remove_file(path).map(|()| true),
+        Ok(()) => {
+            // First: it is all that tells. Where the disk is full, nobody is told.
+            let _ =
+                private(OpenOptions::new().create(true).truncate(false).write(true)).open(path.with_file_name(KILLED));
+            fs::remove_file(path).map(|()| true)
+        }
         Err(TryLockError::WouldBlock) => Ok(false),
         Err(TryLockError::Error(error)) => Err(error),
     }
@@ -273,10 +286,27 @@ mod tests {
         let killed = Uuid::new_v4();
         let path = state.path().join(FOLDER).join(killed.to_string());
         fs::write(&path, "").expect("a file");
-        owners.tidy();
+        assert!(owners.tidy());
         assert!(!path.exists());
         assert!(owners.has_ended(&format!("{scope}.{killed}")));
         assert!(!owners.has_ended(&me));
+    }
+
+    #[test]
+    fn that_a_process_was_killed_is_known_until_somebody_has_looked_for_what_it_left_whoever_found_it_out() {
+        let state = tempfile::tempdir().expect("a folder");
+        let owners = owners(&state);
+        let me = owners.me().expect("a name");
+        assert!(!owners.tidy(), "nobody was killed");
+        let (scope, _) = me.split_once('.').expect("two parts");
+        let killed = Uuid::new_v4();
+        fs::write(state.path().join(FOLDER).join(killed.to_string()), "").expect("a file");
+        assert!(owners.has_ended(&format!("{scope}.{killed}")), "a list asks that");
+        for process in [&owners, &Owners::new(Some(state.path()))] {
+            assert!(process.tidy());
+        }
+        owners.recovered();
+        assert!(!owners.tidy());
     }
 
     #[test]

@@ -80,6 +80,12 @@ impl Scene {
             .map(|_| id)
     }
 
+    async fn prune(&self, dry_run: bool) -> Vec<Pruned> {
+        let mut pruned = Vec::new();
+        self.engine.prune(dry_run, &mut pruned).await.expect("it can be told");
+        pruned
+    }
+
     /// Waits for the background work and looks at what the daemon still has.
     async fn assert_nothing_left(&self) {
         self.tracker.close();
@@ -1152,7 +1158,7 @@ async fn an_image_that_docker_tells_nothing_of_keeps_no_old_template_from_being_
             name: "dev-postgres-mcp-template:gone".into(),
             reason: "the image postgres:2 is gone".into(),
         };
-        assert_eq!(scene.engine.prune(true).await.expect("it can be told"), [gone]);
+        assert_eq!(scene.prune(true).await, [gone]);
     }
     assert_eq!(scene.asked(INSPECT_IMAGE), 4, "what names no image is not asked for");
 }
@@ -1181,7 +1187,7 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
         name: name.into(),
         reason: reason.into(),
     };
-    let expected = [
+    let mut expected = vec![
         pruned("server", &waiting, "it was started ahead by a process that has ended"),
         pruned(
             "container",
@@ -1190,16 +1196,26 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
         ),
         pruned("network", "dev-postgres-mcp", "no instance is on it"),
     ];
-    assert_eq!(scene.engine.prune(true).await.expect("it can be told"), expected);
+    assert_eq!(scene.prune(true).await, expected);
     assert_eq!((scene.asked(REMOVE), scene.asked(REMOVE_NETWORK)), (0, 0));
-    assert_eq!(scene.engine.prune(false).await.expect("it can be told"), expected);
+    // What is gone is told of, whatever comes then.
+    scene.daemon.once(LIST_NETWORKS, Fault::Status(500, "no"));
+    let mut gone = Vec::new();
+    let error = scene
+        .engine
+        .prune(false, &mut gone)
+        .await
+        .expect_err("networks can't be listed");
+    assert!(error.to_string().contains("networks"), "{error}");
+    assert_eq!(gone, expected[..2]);
+    assert_eq!(scene.prune(false).await, expected.split_off(2));
     {
         let state = scene.daemon.state();
         let names: Vec<_> = state.containers.values().map(|container| &container.name).collect();
         assert_eq!(names, ["mine"]);
         assert!(state.networks.is_empty(), "{:?}", state.networks);
     }
-    assert_eq!(scene.engine.prune(false).await.expect("it can be told"), []);
+    assert_eq!(scene.prune(false).await, []);
 }
 
 /// What the program prints; the daemon goes on meanwhile.

@@ -479,7 +479,8 @@ async fn a_foreign_image_under_a_templates_name_is_not_used() {
 
 /// What `prune` says of this image's templates.
 async fn pruned(engine: &DockerEngine, own: &OwnImage, dry_run: bool) -> Vec<Pruned> {
-    let pruned = engine.prune(dry_run).await.expect("it can be told");
+    let mut pruned = Vec::new();
+    engine.prune(dry_run, &mut pruned).await.expect("it can be told");
     let reference = own.image.to_string();
     pruned
         .into_iter()
@@ -541,7 +542,7 @@ async fn a_template_that_has_lost_its_name_is_pruned_and_what_is_built_on_it_is_
     };
     let is_there = async |id: &str| try_docker(&["image", "inspect", id]).await.is_ok();
     let (template, id, built) = lose_name().await;
-    engine.prune(false).await.expect("pruned");
+    engine.prune(false, &mut Vec::new()).await.expect("pruned");
     assert!(is_there(&id).await && is_there(&built).await, "it is somebody's");
     // Both go by that: Docker keeps nothing that has no name and that nothing is built on any more.
     docker(&["rmi", &built, &template]).await;

@@ -143,7 +143,7 @@ async fn every_major_that_is_installed_makes_instances_that_let_nobody_in_withou
 }
 
 #[tokio::test]
-async fn an_instance_listens_on_loopback_and_on_a_socket_that_only_its_user_reaches() {
+async fn an_instance_listens_on_loopback_and_nowhere_else() {
     let scene = scene();
     let found = scene.create(scene.plain()).await;
     let client = connect_when_ready(&found).await;
@@ -160,13 +160,9 @@ async fn an_instance_listens_on_loopback_and_on_a_socket_that_only_its_user_reac
         );
     }
     let data = scene.ground.data(found.instance.id);
-    let sockets: BTreeSet<String> = names_in(&data)
-        .into_iter()
-        .filter(|name| name.starts_with(".s."))
-        .collect();
-    assert_eq!(
-        sockets,
-        BTreeSet::from([format!(".s.PGSQL.{port}"), format!(".s.PGSQL.{port}.lock")])
+    assert!(
+        !names_in(&data).iter().any(|name| name.starts_with(".s.")),
+        "it has a socket"
     );
     assert_eq!(mode(&data), 0o700);
     scene.engine.remove(found.instance.id).await.expect("removed");
@@ -1332,7 +1328,7 @@ async fn a_server_that_is_never_ready_is_given_up_in_time_and_leaves_nothing() {
 
 #[tokio::test]
 async fn a_port_that_somebody_takes_at_the_last_moment_is_said_to_be_taken_and_leaves_nothing() {
-    let waits = ": >\"$notes/waiting\"\nwhile [ ! -e \"$notes/go\" ]; do sleep 0.02; done";
+    let waits = ": >\"$2/waiting\"\nwhile [ ! -e \"$notes/go\" ]; do sleep 0.02; done";
     let scene = scripted("", waits);
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let number = listener.local_addr().expect("the port").port();
@@ -1340,12 +1336,14 @@ async fn a_port_that_somebody_takes_at_the_last_moment_is_said_to_be_taken_and_l
     let (id, spec, port) = (scene.id(), scene.plain(), Port::try_from(number).expect("a port"));
     let engine = Arc::clone(&scene.engine);
     let create = tokio::spawn(async move { engine.create(id, &spec, &owner(), port, &ProgressSink::none()).await });
-    let notes = scene.ground.notes();
-    until("the server is about to start", || notes.join("waiting").exists()).await;
+    until("the server is about to start", || {
+        scene.ground.data(id).join("waiting").exists()
+    })
+    .await;
     let _taken = TcpListener::bind(("127.0.0.1", number))
         .await
         .expect("the port is still free");
-    fs::write(notes.join("go"), "").expect("a note");
+    fs::write(scene.ground.notes().join("go"), "").expect("a note");
     let error = create.await.expect("no panic").expect_err("it is taken");
     assert!(
         matches!(error, EngineError::PortTaken(taken) if taken == port),
@@ -1356,7 +1354,7 @@ async fn a_port_that_somebody_takes_at_the_last_moment_is_said_to_be_taken_and_l
 
 #[tokio::test]
 async fn an_instance_that_another_process_removes_while_it_is_made_is_gone_for_both() {
-    let waits = ": >\"$notes/waiting\"\nwhile [ ! -e \"$notes/go\" ]; do sleep 0.02; done";
+    let waits = ": >\"$2/waiting\"\nwhile [ ! -e \"$notes/go\" ]; do sleep 0.02; done";
     let scene = scripted("", waits);
     let (id, spec, engine) = (scene.id(), scene.plain(), Arc::clone(&scene.engine));
     let create = tokio::spawn(async move {
@@ -1364,10 +1362,12 @@ async fn an_instance_that_another_process_removes_while_it_is_made_is_gone_for_b
             .create(id, &spec, &owner(), any_port(), &ProgressSink::none())
             .await
     });
-    let notes = scene.ground.notes();
-    until("the server is about to start", || notes.join("waiting").exists()).await;
+    until("the server is about to start", || {
+        scene.ground.data(id).join("waiting").exists()
+    })
+    .await;
     assert!(scene.another_engine().remove(id).await.expect("removed"));
-    fs::write(notes.join("go"), "").expect("a note");
+    fs::write(scene.ground.notes().join("go"), "").expect("a note");
     create.await.expect("no panic").expect_err("it was removed");
     assert!(scene.engine.get(id).await.expect("an answer").is_none());
     scene.assert_nothing_left().await;

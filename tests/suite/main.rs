@@ -35,6 +35,8 @@ mod lifetimes;
 mod local_engine;
 #[cfg(target_os = "linux")]
 mod local_faults;
+#[cfg(target_os = "linux")]
+mod local_isolation;
 #[cfg(unix)]
 mod local_kills;
 mod map;

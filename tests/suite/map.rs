@@ -7,10 +7,11 @@ use std::path::Path;
 use dev_postgres_mcp_tests::readme::repository;
 
 /// The crates behind which the outside world is, and the files that may know them, by how their paths begin.
-const KNOWN_BY: [(&str, &[&str]); 13] = [
+const KNOWN_BY: [(&str, &[&str]); 15] = [
     ("bollard", &["engine/docker"]),
     ("clap", &["cli"]),
     ("docker_credential", &["artifact/credentials.rs"]),
+    ("landlock", &["engine/local/confine.rs"]),
     ("nix", &["engine/local", "failpoint.rs", "owner.rs", "plugins/cache.rs"]),
     ("notify", &["bundles/watch.rs"]),
     (
@@ -22,6 +23,7 @@ const KNOWN_BY: [(&str, &[&str]); 13] = [
         ],
     ),
     ("rmcp", &["mcp"]),
+    ("seccompiler", &["engine/local/confine.rs"]),
     ("sysinfo", &["engine/local/server.rs", "memory.rs", "owner.rs"]),
     ("tokio_postgres", &["engine/provision.rs", "probe.rs", "sql.rs"]),
     ("wasmtime", &["plugins"]),

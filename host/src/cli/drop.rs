@@ -111,7 +111,11 @@ async fn confirm(
     let is_meant = |id| targets.iter().any(|(_, target)| target.as_ref() == Ok(&id));
     let mut doomed = Vec::new();
     for instance in instances.iter().filter(|instance| is_meant(instance.id)) {
-        let left = manager.left(instance).await.map_err(|error| Failure::from(&error))?;
+        let left = manager
+            .sweeper()
+            .left(instance)
+            .await
+            .map_err(|error| Failure::from(&error))?;
         doomed.push((instance.clone(), left));
     }
     if doomed.is_empty() {

@@ -33,7 +33,11 @@ impl List {
             .await
             .map_err(|error| Failure::from(&error))?
         {
-            let left = manager.left(&instance).await.map_err(|error| Failure::from(&error))?;
+            let left = manager
+                .sweeper()
+                .left(&instance)
+                .await
+                .map_err(|error| Failure::from(&error))?;
             instances.push((instance, left));
         }
         if instances.is_empty() {

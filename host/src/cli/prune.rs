@@ -38,14 +38,14 @@ struct PrunedView {
 
 impl Prune {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let pruned = manager
-            .prune(self.dry_run)
-            .await
-            .map_err(|error| Failure::from(&error))?;
-        if pruned.is_empty() {
-            ui.note("there is nothing to remove");
-        } else if self.dry_run {
-            ui.note("this would be removed:");
+        let mut pruned = Vec::new();
+        let outcome = manager.prune(self.dry_run, &mut pruned).await;
+        let outcome = outcome.map_err(|error| Failure::from(&error));
+        match (&outcome, pruned.is_empty()) {
+            (Err(_), true) => return outcome.map(|()| ExitCode::Ok),
+            (Ok(()), true) => ui.note("there is nothing to remove"),
+            _ if self.dry_run => ui.note("this would be removed:"),
+            _ => {}
         }
         let view = PruneView {
             dry_run: self.dry_run,
@@ -56,7 +56,8 @@ impl Prune {
                 .collect(),
         };
         ui.result(&view, || table(&view.removed))?;
-        Ok(ExitCode::Ok)
+        // What was removed is gone, whatever came then.
+        outcome.map(|()| ExitCode::Ok)
     }
 }
 

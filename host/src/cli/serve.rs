@@ -24,10 +24,10 @@ impl Serve {
             Some(address) => Some(endpoint(address).await?),
             None => None,
         };
+        app.tidy();
         // Each compiles its component where nobody has before.
         let (bundles, manager) = tokio::try_join!(app.bundles(), app.manager())?;
         bundles.log_problems();
-        app.tidy(manager);
         let policy = app.policy_provenance().await?;
         let server = Server::new(
             bundles.subscribe(),
@@ -46,6 +46,7 @@ impl Serve {
             ended = server.serve(tokio::io::stdin(), tokio::io::stdout()) => ended,
             never = metrics => match never {},
             never = bundles.watch() => match never {},
+            never = manager.sweeper().keep_sweeping() => match never {},
         };
         match outcome {
             Ok(()) => Ok(ExitCode::Ok),

@@ -252,11 +252,11 @@ impl Engine for AutoEngine {
         self.docker.ended(id).await
     }
 
-    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-        let local = self.local.prune(dry_run).await?;
+    async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
+        self.local.prune(dry_run, pruned).await?;
         match self.docker_answers().await {
-            Ok(()) => Ok([self.docker.prune(dry_run).await?, local].concat()),
-            Err(no_docker) => self.without_docker(&no_docker).await.map(|()| local),
+            Ok(()) => self.docker.prune(dry_run, pruned).await,
+            Err(no_docker) => self.without_docker(&no_docker).await,
         }
     }
 

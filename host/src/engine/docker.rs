@@ -383,10 +383,7 @@ fn instances(mut containers: Vec<ContainerSummary>) -> Vec<(InstanceId, Containe
 impl Engine for DockerEngine {
     // Which instances nobody has been told of can't be seen from their containers.
     async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
-        // Whoever asks for Docker next is told.
-        if self.answers().await.is_err() {
-            return Ok(());
-        }
+        self.answers().await?;
         let containers = container::list(&self.client, None).await?;
         let had_removals = prune::see_removals_through(self, &containers).await;
         let had_orphans = !prune::orphans(self, containers, false).await.is_empty();
@@ -543,8 +540,8 @@ impl Engine for DockerEngine {
         ended::ended(self, &container::name(id)).await
     }
 
-    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-        prune::prune(self, dry_run).await
+    async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
+        prune::prune(self, dry_run, pruned).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

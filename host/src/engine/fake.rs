@@ -33,6 +33,8 @@ pub(crate) struct FakeEngine {
     pub(crate) default_image: Option<Image>,
     /// How many more removals fail.
     pub(crate) failing_removals: AtomicUsize,
+    /// How many more times it can't look for what killed processes have left.
+    pub(crate) failing_recoveries: AtomicUsize,
     /// How many more waits for an end fail.
     pub(crate) failing_watches: AtomicUsize,
     /// What its clock shows; `None` for the machine's own.
@@ -135,8 +137,9 @@ impl FakeEngine {
 
 #[async_trait]
 impl Engine for FakeEngine {
-    async fn recover(&self, _was_killed: bool) -> Result<(), EngineError> {
-        Ok(())
+    async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
+        self.record(format!("recover, was_killed: {was_killed}"));
+        outage(&self.failing_recoveries)
     }
 
     async fn default_image(&self, configured: &Image) -> Image {
@@ -277,8 +280,8 @@ impl Engine for FakeEngine {
         }
     }
 
-    async fn prune(&self, _dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-        Ok(Vec::new())
+    async fn prune(&self, _dry_run: bool, _pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
+        Ok(())
     }
 
     async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {

@@ -7,7 +7,7 @@
 //! | `lock` | locked by the process that makes or removes the instance |
 //! | `instance.json` | what the instance is, password included; removed first when the instance is |
 //! | `kept` | there from when somebody has been told of the instance; how long it stays |
-//! | `data` | PostgreSQL's data directory, socket included; the server's own |
+//! | `data` | PostgreSQL's data directory: all that its server may write to |
 //! | `log` | what the server writes to standard error |
 //! | `cgroups` | the control groups that limit it, one path a line |
 //!
@@ -15,6 +15,7 @@
 //! holding `lock`, a folder is the rest of a create or removal whose process was killed: whoever comes across it removes
 //! it.
 
+mod confine;
 mod create;
 mod diagnose;
 mod instance_dir;
@@ -362,13 +363,13 @@ impl Engine for LocalEngine {
         })
     }
 
-    async fn prune(&self, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
+    async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
         // Without programs every template is old.
         let programs = self.0.programs.all().await.unwrap_or_default();
         if !dry_run {
             self.sweep().await?;
         }
-        template::prune(self, programs, dry_run).await
+        template::prune(self, programs, dry_run, pruned).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {

@@ -125,8 +125,8 @@ impl Engine for PretendedEngine {
         std::future::pending().await
     }
 
-    async fn prune(&self, _dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-        Ok(Vec::new())
+    async fn prune(&self, _dry_run: bool, _pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
+        Ok(())
     }
 
     async fn diagnose(&self, _image: &Image) -> Vec<Diagnosis> {

@@ -1,12 +1,14 @@
 //! Removing instances that are over: their time has come, or the process that they belong to has ended.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{InstanceError, InstanceManager, remove_stubbornly};
-use crate::engine::Pruned;
+use super::remove_stubbornly;
+use crate::engine::{Engine, EngineError, Pruned};
 use crate::instance::{Instance, InstanceId, Lifetime};
 use crate::metrics::METRICS;
+use crate::owner::Owners;
 
 /// How often it is looked what is over, at least: other processes make and extend instances and tell nobody, and a machine
 /// that slept has missed its timers.
@@ -51,36 +53,63 @@ pub enum Left {
     Unlimited,
 }
 
-impl InstanceManager {
+/// Removes what is over. It asks no policy: what an instance was allowed to live has been decided.
+#[derive(Debug, Clone)]
+pub struct Sweeper {
+    engine: Arc<dyn Engine>,
+    owners: Owners,
+}
+
+impl Sweeper {
+    /// For the instances of `engine`; `owners` judges whose process has ended.
+    #[must_use]
+    pub fn new(engine: Arc<dyn Engine>, owners: Owners) -> Self {
+        Self { engine, owners }
+    }
+
     /// Removes what killed processes have left and what is over, as every process does at its start. What can't be removed is
     /// logged, and stays for the next one.
     pub async fn recover(&self) {
-        // By this it is known whether one was killed: whoever looks first removes it.
         let owners = self.owners.clone();
-        let was_killed = tokio::task::spawn_blocking(move || owners.tidy()).await;
+        let was_killed = tokio::task::spawn_blocking(move || owners.tidy())
+            .await
+            .unwrap_or(false);
         // Whoever asks for the engine next is told.
-        if let Err(error) = self.sweep(false).await {
+        if let Err(error) = self.sweep(false, &mut Vec::new()).await {
             tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
         }
         // Then: what the sweep didn't come across because its removal had begun is still waited for.
-        if let Err(error) = self.engine.recover(was_killed.unwrap_or(false)).await {
-            tracing::warn!(%error, "what killed processes have left stays for now");
+        match self.engine.recover(was_killed).await {
+            Ok(()) if was_killed => {
+                let owners = self.owners.clone();
+                // If it fails, it is looked once more.
+                let _ = tokio::task::spawn_blocking(move || owners.recovered()).await;
+            }
+            Ok(()) => {}
+            Err(error @ EngineError::Unreachable { .. }) => {
+                tracing::debug!(error = ?error.to_string(), "what killed processes have left can't be looked for");
+            }
+            Err(error) => tracing::warn!(%error, "what killed processes have left stays for now"),
         }
     }
 
-    /// Removes the instances that are over. `dry_run` only says which.
+    /// Removes the instances that are over, and adds them to `swept`. `dry_run` only says which.
     ///
     /// An instance belongs to a process only where this machine can tell whether that lives: those of other machines on the
     /// same daemon go by their time alone.
     ///
     /// # Errors
     /// If the engine can't tell. What can't be removed is logged, and stays for the next time.
-    pub async fn sweep(&self, dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
-        self.remove_over(&self.engine.list_all().await?, dry_run).await
+    pub async fn sweep(&self, dry_run: bool, swept: &mut Vec<Pruned>) -> Result<(), EngineError> {
+        self.remove_over(&self.engine.list_all().await?, dry_run, swept).await
     }
 
-    async fn remove_over(&self, instances: &[Instance], dry_run: bool) -> Result<Vec<Pruned>, InstanceError> {
-        let mut swept = Vec::new();
+    async fn remove_over(
+        &self,
+        instances: &[Instance],
+        dry_run: bool,
+        swept: &mut Vec<Pruned>,
+    ) -> Result<(), EngineError> {
         for instance in instances {
             let id = instance.id;
             if self.why_over(instance).await?.is_none() {
@@ -97,7 +126,7 @@ impl InstanceManager {
             if !dry_run {
                 match self.engine.remove(id).await {
                     Ok(true) => {
-                        METRICS.reaped(over.word());
+                        METRICS.reaped("instance", over.word());
                         tracing::info!(%id, reason, "removed an instance that was over");
                     }
                     // Somebody else was faster.
@@ -114,11 +143,11 @@ impl InstanceManager {
                 reason: reason.to_owned(),
             });
         }
-        Ok(swept)
+        Ok(())
     }
 
     /// Sweeps whenever something may be over, until the future is dropped.
-    pub async fn keep_sweeping(&self) {
+    pub async fn keep_sweeping(&self) -> Infallible {
         loop {
             let instances = match self.engine.list_all().await {
                 Ok(instances) => instances,
@@ -127,7 +156,7 @@ impl InstanceManager {
                     Vec::new()
                 }
             };
-            if let Err(error) = self.remove_over(&instances, false).await {
+            if let Err(error) = self.remove_over(&instances, false, &mut Vec::new()).await {
                 tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
             }
             tokio::time::sleep(self.until_next_end(&instances).await).await;
@@ -148,7 +177,7 @@ impl InstanceManager {
     }
 
     /// Whether an instance's time has come, by its engine's clock. It counts as gone then, whether it is removed yet or not.
-    pub(super) async fn is_over(&self, instance: &Instance) -> Result<bool, InstanceError> {
+    pub(super) async fn is_over(&self, instance: &Instance) -> Result<bool, EngineError> {
         Ok(match instance.lifetime {
             Lifetime::Until(_) => instance.lifetime.is_over(self.engine.now(instance.engine).await?),
             Lifetime::Session | Lifetime::Unlimited => false,
@@ -167,7 +196,7 @@ impl InstanceManager {
             .unwrap_or(false)
     }
 
-    async fn why_over(&self, instance: &Instance) -> Result<Option<Over>, InstanceError> {
+    async fn why_over(&self, instance: &Instance) -> Result<Option<Over>, EngineError> {
         if self.is_over(instance).await? {
             return Ok(Some(Over::Expired));
         }
@@ -178,7 +207,7 @@ impl InstanceManager {
     ///
     /// # Errors
     /// If the engine doesn't tell the time.
-    pub async fn left(&self, instance: &Instance) -> Result<Left, InstanceError> {
+    pub async fn left(&self, instance: &Instance) -> Result<Left, EngineError> {
         Ok(match instance.lifetime {
             Lifetime::Until(end) => {
                 let now = self.engine.now(instance.engine).await?;
@@ -188,6 +217,15 @@ impl InstanceManager {
             Lifetime::Session => Left::Session,
             Lifetime::Unlimited => Left::Unlimited,
         })
+    }
+
+    /// An instance as far as it can be read, over or not: enough to remove it.
+    pub(super) async fn legible(&self, id: InstanceId) -> Result<Option<Instance>, EngineError> {
+        match self.engine.get(id).await {
+            Ok(found) => Ok(found.map(|found| found.instance)),
+            Err(EngineError::Damaged { legible, .. }) => Ok(Some(*legible)),
+            Err(error) => Err(error),
+        }
     }
 
     /// Removes one of this process's at its end, unless it has been given more time.
@@ -203,20 +241,21 @@ impl InstanceManager {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::pin::pin;
     use std::sync::{Arc, Mutex};
     use std::time::SystemTime;
 
     use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
+    use uuid::Uuid;
 
     use super::*;
-    use crate::engine::Engine as _;
     use crate::engine::fake::FakeEngine;
     use crate::instance::{Caller, CreateRequest, Defaults, Image, Limits, Owner, ProgressSink, Status};
-    use crate::manager::Settings;
     use crate::manager::tests::Rules;
-    use crate::owner::Owners;
+    use crate::manager::{InstanceManager, Settings};
+    use crate::owner;
 
     struct Desk {
         engine: Arc<FakeEngine>,
@@ -269,6 +308,14 @@ mod tests {
             id
         }
 
+        /// What it has removed.
+        async fn sweep(&self, dry_run: bool) -> Vec<Pruned> {
+            let mut swept = Vec::new();
+            let sweeper = self.manager.sweeper();
+            sweeper.sweep(dry_run, &mut swept).await.expect("swept");
+            swept
+        }
+
         fn has(&self, id: InstanceId) -> bool {
             let instances = self.engine.instances.lock().expect("unpoisoned");
             instances.iter().any(|found| found.instance.id == id)
@@ -303,10 +350,10 @@ mod tests {
         desk.manager.get(over, &caller).await.expect_err("it counts as gone");
         assert!(desk.has(over));
 
-        let would = desk.manager.sweep(true).await.expect("swept");
+        let would = desk.sweep(true).await;
         assert_eq!((would.len(), would[0].name.clone()), (1, over.to_string()));
         assert!(desk.has(over), "only said");
-        desk.manager.sweep(false).await.expect("swept");
+        desk.sweep(false).await;
         assert_eq!([over, not_yet, endless].map(|id| desk.has(id)), [false, true, true]);
     }
 
@@ -325,7 +372,7 @@ mod tests {
         let of_living = desk.add(Some(living), Lifetime::Session);
         // Another machine's: whether that process lives can't be told here.
         let of_foreign = desk.add(Some(foreign), Lifetime::Session);
-        let swept = desk.manager.sweep(false).await.expect("swept");
+        let swept = desk.sweep(false).await;
         assert_eq!(swept.len(), 1, "{swept:?}");
         assert_eq!(swept[0].reason, "the process that it belongs to has ended");
         assert_eq!(
@@ -349,7 +396,7 @@ mod tests {
             .expect("unpoisoned")
             .extend([orphan, over, not_yet]);
         assert_eq!(desk.manager.inventory().holdings().await.expect("told").len(), 3);
-        desk.manager.sweep(false).await.expect("swept");
+        desk.sweep(false).await;
         assert_eq!([orphan, over, not_yet].map(|id| desk.has(id)), [false, false, true]);
     }
 
@@ -380,13 +427,31 @@ mod tests {
         });
         let id = desk.add(None, Lifetime::Until(at(1)));
         // A clock that was set back: the end is further away, and that is all.
-        desk.manager.sweep(false).await.expect("swept");
+        desk.sweep(false).await;
         assert!(desk.has(id));
         let instance = desk.engine.get(id).await.expect("an answer").expect("there").instance;
         assert_eq!(
-            desk.manager.left(&instance).await.expect("told"),
+            desk.manager.sweeper().left(&instance).await.expect("told"),
             Left::Time(Duration::from_secs(1))
         );
+    }
+
+    #[tokio::test]
+    async fn what_killed_processes_have_left_is_looked_for_until_the_engine_could_look_and_once_then() {
+        let desk = Desk::new(FakeEngine {
+            failing_recoveries: 1.into(),
+            ..FakeEngine::default()
+        });
+        desk.owners.me().expect("a name");
+        let owners = desk.state.path().join(owner::FOLDER);
+        fs::write(owners.join(Uuid::new_v4().to_string()), "").expect("the file of one that was killed");
+        for _ in 0..3 {
+            desk.manager.sweeper().recover().await;
+        }
+        let was_killed = [true, true, false].map(|was_killed| format!("recover, was_killed: {was_killed}"));
+        let mut asked = desk.engine.calls();
+        asked.retain(|call| call.starts_with("recover"));
+        assert_eq!(asked, was_killed);
     }
 
     #[tokio::test(start_paused = true)]
@@ -397,7 +462,7 @@ mod tests {
         });
         let pause = async || {
             let instances = desk.engine.list_all().await.expect("a list");
-            desk.manager.until_next_end(&instances).await
+            desk.manager.sweeper().until_next_end(&instances).await
         };
         assert_eq!(pause().await, LOOK_PAUSE);
         desk.add(None, Lifetime::Until(at(3600)));
@@ -417,7 +482,7 @@ mod tests {
         let ended = desk.add(None, Lifetime::Until(at(1800)));
         let not_yet = desk.add(None, Lifetime::Until(at(2 * 3600)));
         let endless = desk.add(None, Lifetime::Unlimited);
-        let mut sweeping = pin!(desk.manager.keep_sweeping());
+        let mut sweeping = pin!(desk.manager.sweeper().keep_sweeping());
         let awake = timeout(LOOK_PAUSE * 5 / 2, &mut sweeping).await;
         awake.expect_err("it goes on");
         assert_eq!([ended, not_yet, endless].map(|id| desk.has(id)), [true, true, true]);

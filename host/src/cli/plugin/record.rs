@@ -33,7 +33,6 @@ impl Record {
         let bundle = self.call.load(app, ui).await?;
         let tool = find(&bundle, &self.call.tool)?;
         let (manager, transcript) = (app.manager().await?, Transcript::of_real_host());
-        app.tidy(manager);
         let arguments = self.call.arguments.clone();
         let ended = call(&bundle, tool, arguments, manager, &transcript).await;
         // A failure that the tool itself returns makes a case like any other.

@@ -10,19 +10,20 @@ use super::client::CallError;
 use super::{DockerEngine, container, image, label, network, remove, template};
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX};
 use crate::instance::Image;
+use crate::metrics::METRICS;
 
 /// What some engines call an image that has no name.
 const NAMELESS: &str = "<none>:<none>";
 
-/// Everything of ours that is of no use any more.
-pub(super) async fn prune(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-    let mut pruned = templates(engine, dry_run).await?;
+/// Removes everything of ours that is of no use any more, and adds it to `pruned`.
+pub(super) async fn prune(engine: &DockerEngine, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
+    templates(engine, dry_run, pruned).await?;
     let containers = container::list(&engine.client, None).await?;
     let servers = orphans(engine, containers, dry_run).await;
-    let half_made = template::remove_stale(engine, dry_run).await?;
-    let networks = network::prune(engine, &servers, dry_run).await?;
-    pruned.extend(servers.into_iter().chain(half_made).chain(networks));
-    Ok(pruned)
+    pruned.extend_from_slice(&servers);
+    pruned.extend(template::remove_stale(engine, dry_run).await?);
+    pruned.extend(network::prune(engine, &servers, dry_run).await?);
+    Ok(())
 }
 
 /// Waits for the removals among these that others have begun, and may have been killed in; whether there are any. What Docker
@@ -57,6 +58,7 @@ pub(super) async fn orphans(engine: &DockerEngine, containers: Vec<ContainerSumm
                 tracing::warn!(name, %error, "what a process that has ended had started ahead stays for now");
                 continue;
             }
+            METRICS.reaped("server", "orphan");
             tracing::info!(name, "removed what a process that has ended had started ahead");
         }
         pruned.push(Pruned {
@@ -69,8 +71,11 @@ pub(super) async fn orphans(engine: &DockerEngine, containers: Vec<ContainerSumm
 }
 
 /// Templates that are old. One that containers run on stays until they are gone.
-pub(super) async fn templates(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-    let mut pruned = Vec::new();
+pub(super) async fn templates(
+    engine: &DockerEngine,
+    dry_run: bool,
+    pruned: &mut Vec<Pruned>,
+) -> Result<(), EngineError> {
     for summary in all(engine, false).await? {
         let Some(reason) = reason(engine, &summary).await? else {
             continue;
@@ -84,7 +89,7 @@ pub(super) async fn templates(engine: &DockerEngine, dry_run: bool) -> Result<Ve
             });
         }
     }
-    Ok(pruned)
+    Ok(())
 }
 
 /// Removes the templates that have lost their name to another: where a maker was killed, Docker went on with what it had been
@@ -94,6 +99,7 @@ pub(super) async fn nameless_templates(engine: &DockerEngine) -> Result<(), Engi
         if let Some(reason) = reason(engine, &summary).await?
             && remove_image(engine, &summary.id).await?
         {
+            METRICS.reaped("template", "orphan");
             tracing::info!(id = summary.id, reason, "removed a template");
         }
     }

@@ -112,7 +112,7 @@ pub(super) async fn prepare(
         match made {
             // Rarely done, and this is when old ones come to be.
             Ok(Ok(())) => {
-                if let Err(error) = prune::templates(&maker, false).await {
+                if let Err(error) = prune::templates(&maker, false, &mut Vec::new()).await {
                     tracing::debug!(%error, "old templates stay for now");
                 }
             }
@@ -347,6 +347,7 @@ pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result
             if !remove(engine, &id).await {
                 continue;
             }
+            METRICS.reaped("template", "orphan");
             tracing::info!(name, reason, "removed a half-made template");
         }
         pruned.push(Pruned {

@@ -1,8 +1,9 @@
 //! Creating an instance: copy a template, start a server on it, name its superuser and database.
 
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::process::Child;
@@ -11,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep};
 use tracing::Instrument as _;
 
+use super::confine::{self, Reach};
 use super::instance_dir::{HOST, InstanceDir};
 use super::programs::Programs;
 use super::state_dir::StateDir;
@@ -278,7 +280,8 @@ impl Job {
         template: &Template,
     ) -> Result<(Vec<String>, Option<Session>), EngineError> {
         failpoint::pass("before starting the server");
-        let child = server::start(programs, folder, state.server_user.as_ref())?;
+        let reach = self.reach(state, folder, programs)?;
+        let child = server::start(programs, folder, state.server_user.as_ref(), &reach)?;
         failpoint::pass("after starting the server");
         let warnings = failpoint::around("limiting the server", self.limit(folder, &child)).await;
         let mut end = self.watch(child);
@@ -308,6 +311,22 @@ impl Job {
             done = provision(copied, &self.spec, self.waits, left) => done.map(|session| (warnings, session)),
             how = server::end(&mut end) => Err(self.ended(folder, how).await),
         }
+    }
+
+    /// What the server may reach. Whoever configures a folder of programs may have put there what starts those of another.
+    fn reach(&self, state: &StateDir, folder: &InstanceDir, programs: &Programs) -> Result<Reach, EngineError> {
+        let bin_dirs = self.engine.0.settings.bin_dirs.iter().chain([&programs.bin_dir]);
+        let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+        let hidden = fs::canonicalize(state.path()).map_err(failed("looking at the state directory", state.path()))?;
+        Ok(Reach {
+            data: folder.data(),
+            readable: bin_dirs
+                .filter_map(|bin_dir| confine::prefix(bin_dir).map(Path::to_owned))
+                .chain(std::env::split_paths(&libraries))
+                .collect(),
+            hidden,
+            port: self.port,
+        })
     }
 
     /// Has somebody wait for the server's end: it is told to whoever asks until the instance is removed, and no zombie is

@@ -1,5 +1,6 @@
 //! What `doctor` shows of the local engine.
 
+use super::confine::{self, Confinement};
 use super::programs::Programs;
 use super::server_user::ServerUser;
 use super::state_dir::StateDir;
@@ -8,7 +9,12 @@ use crate::engine::{Diagnosis, EngineError, Verdict};
 use crate::instance::{Image, Limits, MEMORY_MIB_MIN};
 
 pub(super) async fn diagnose(engine: &LocalEngine, image: &Image) -> Vec<Diagnosis> {
-    vec![programs(engine, image).await, state(engine).await, set_limits().await]
+    vec![
+        programs(engine, image).await,
+        state(engine).await,
+        set_limits().await,
+        isolation().await,
+    ]
 }
 
 fn bad(subject: &'static str, error: EngineError) -> Diagnosis {
@@ -85,4 +91,23 @@ async fn set_limits() -> Diagnosis {
         Ok(Err(error)) => Diagnosis::new(subject, Verdict::Bad, error.to_string(), ""),
         Err(error) => bad(subject, error),
     }
+}
+
+async fn isolation() -> Diagnosis {
+    let subject = "isolation";
+    let apart = "an instance reaches no other instance, nor files, sockets and processes of its user";
+    let checked = blocking(|| {
+        confine::check().map_err(|error| EngineError::Request {
+            verb: "looking whether instances can be kept apart",
+            reason: error.to_string(),
+        })
+    });
+    let detail = match checked.await {
+        Ok(Confinement::Full) => return Diagnosis::new(subject, Verdict::Good, apart, ""),
+        Ok(Confinement::Partial(missing)) => missing,
+        Ok(Confinement::None(reason)) => format!("SQL without Docker can do what this user can: {reason}"),
+        Err(error) => error.to_string(),
+    };
+    let advice = "Use Docker where you don't trust the SQL that instances run.";
+    Diagnosis::new(subject, Verdict::Warning, detail, advice)
 }

@@ -16,6 +16,7 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
+use super::confine::{self, Reach};
 use super::instance_dir::InstanceDir;
 use super::programs::Programs;
 use super::server_user::{ServerUser, run_as};
@@ -65,11 +66,12 @@ fn root() -> &'static Path {
     Path::new(if cfg!(windows) { r"C:\" } else { "/" })
 }
 
-/// Starts the server of an instance. It outlives this process.
+/// Starts the server of an instance, which reaches no other. It outlives this process.
 pub(super) fn start(
     programs: &Programs,
     folder: &InstanceDir,
     user: Option<&ServerUser>,
+    reach: &Reach,
 ) -> Result<Child, EngineError> {
     let log = folder.log();
     let starting = "starting PostgreSQL";
@@ -78,14 +80,16 @@ pub(super) fn start(
         .map_err(failed(starting, &log))?;
     let err = out.try_clone().map_err(failed(starting, &log))?;
     let program = programs.postgres();
-    command(&program, user)
+    let mut command = command(&program, user);
+    command
         .arg("-D")
         .arg(folder.data())
         .env(MARK, folder.id().to_string())
+        // For programs that SQL starts: they may write nowhere else.
+        .env("TMPDIR", folder.data())
         .stdout(out)
-        .stderr(err)
-        .spawn()
-        .map_err(failed(starting, &program))
+        .stderr(err);
+    confine::spawn(&mut command, reach).map_err(failed(starting, &program))
 }
 
 /// Waits until a server that this process has started has ended, and says how.

@@ -22,7 +22,7 @@ use crate::instance::{Password, Progress, ProgressSink};
 use crate::metrics::METRICS;
 
 /// What is done here, by number: a template of another recipe is made anew.
-const RECIPE: u32 = 1;
+const RECIPE: u32 = 2;
 /// How long `initdb` may take: 0.8 s on two cores, and a slow disk.
 const INITDB_TIMEOUT: Duration = Duration::from_mins(2);
 /// The locales to try, the official image's first.
@@ -39,9 +39,9 @@ const COPIERS_MAX: usize = 4;
 
 /// What every instance's `postgresql.conf` ends with, its own settings aside.
 const SETTINGS: &str = "
-# dev-postgres-mcp: nobody but this machine, and a socket where only the server's user gets.
+# dev-postgres-mcp: nobody but this machine. No Unix socket, either: where that can be seen to, the server may have none.
 listen_addresses = '127.0.0.1'
-unix_socket_directories = '.'
+unix_socket_directories = ''
 # In the data directory, which goes with the instance: a server that is killed leaves nothing in /dev/shm.
 dynamic_shared_memory_type = mmap
 ";
@@ -150,7 +150,7 @@ fn unfinished(state: &StateDir) -> Vec<(PathBuf, File)> {
         .collect()
 }
 
-/// Removes the templates that are old, as `programs` are those that are here.
+/// Removes the templates that are old, as `programs` are those that are here, and adds them to `pruned`.
 ///
 /// # Errors
 /// If one can't be removed.
@@ -158,11 +158,11 @@ pub(super) async fn prune(
     engine: &LocalEngine,
     programs: Vec<Programs>,
     dry_run: bool,
-) -> Result<Vec<Pruned>, EngineError> {
+    pruned: &mut Vec<Pruned>,
+) -> Result<(), EngineError> {
     let old = engine
         .with_state(move |state| state.map_or_else(Vec::new, |state| old(state, &programs)))
         .await?;
-    let mut pruned = Vec::new();
     for (folder, reason) in old {
         let path = folder.clone();
         // Held until it is gone: whoever copies it has it locked.
@@ -183,7 +183,7 @@ pub(super) async fn prune(
             });
         }
     }
-    Ok(pruned)
+    Ok(())
 }
 
 fn old(state: &StateDir, programs: &[Programs]) -> Vec<(PathBuf, String)> {
