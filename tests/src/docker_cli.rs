@@ -1,9 +1,12 @@
 //! Docker as its own client sees it, to look at and meddle with what the product makes.
 
+use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
+
+use crate::binary::TestEnvironment;
 
 /// Runs `docker` and returns what it printed, without the closing line feed.
 ///
@@ -34,6 +37,31 @@ pub async fn try_docker(arguments: &[&str]) -> Result<String, String> {
     } else {
         Err(text(&output.stderr))
     }
+}
+
+/// The Unix socket that Docker listens on here. If there is none, that is printed.
+///
+/// # Panics
+/// As [`docker`].
+pub async fn socket() -> Option<String> {
+    let host = docker(&["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).await;
+    let socket = host.strip_prefix("unix://").map(str::to_owned);
+    if socket.is_none() {
+        eprintln!("skipped: Docker isn't on a Unix socket here");
+    }
+    socket
+}
+
+/// The containers of all processes that share an environment, each by its owner, name and status.
+///
+/// # Panics
+/// As [`docker`]; if none of them has made anything yet.
+pub async fn containers(environment: &TestEnvironment) -> Vec<String> {
+    let scope = fs::read_to_string(environment.state_dir().join("owners/scope")).expect("the processes' scope");
+    let format = "{{.Label \"dev-postgres-mcp.owner\"}} {{.Names}} {{.Status}}";
+    let listed = docker(&["ps", "--all", "--no-trunc", "--format", format]).await;
+    let ours = listed.lines().filter(|line| line.starts_with(&scope));
+    ours.map(str::to_owned).collect()
 }
 
 /// Pauses a container, however long that takes: on a busy machine `runc` gives up now and then ("unable to freeze").

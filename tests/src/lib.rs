@@ -9,6 +9,8 @@ pub mod credentials;
 pub mod database;
 pub mod docker_cli;
 #[cfg(unix)]
+pub mod docker_proxy;
+#[cfg(unix)]
 pub mod fuzzed;
 pub mod guests;
 pub mod json_fuzz;
@@ -17,6 +19,7 @@ pub mod kills;
 pub mod local;
 #[cfg(unix)]
 pub mod local_engine;
+pub mod outage;
 #[cfg(unix)]
 pub mod private_daemon;
 #[cfg(unix)]
@@ -25,6 +28,7 @@ pub mod puppet;
 pub mod python_shell;
 pub mod readme;
 pub mod registry;
+pub mod routes;
 #[cfg(unix)]
 pub mod scene;
 pub mod scripted_daemon;

@@ -4,16 +4,18 @@
 //! request per connection. A test can have any request answered with a [`Fault`] instead, and afterwards look at what
 //! was asked and what is left.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+
+use crate::routes::{self, Faults};
 
 /// The file of a container that is kept, by its time of change.
 const LEASE: &str = "dev-postgres-mcp.lease";
@@ -57,16 +59,10 @@ pub struct Request {
 }
 
 impl Request {
-    /// The method and the route: the path with every id and name replaced by `*`.
+    /// As [`routes::route`] has it.
     #[must_use]
     pub fn route(&self) -> String {
-        let mut parts: Vec<&str> = self.path.trim_start_matches('/').split('/').collect();
-        match parts.as_slice() {
-            ["images", _, .., "json"] => parts = vec!["images", "*", "json"],
-            ["containers" | "networks", name, ..] if !matches!(*name, "json" | "create") => parts[1] = "*",
-            _ => {}
-        }
-        format!("{} /{}", self.method, parts.join("/"))
+        routes::route(&self.method, &self.path)
     }
 }
 
@@ -115,10 +111,7 @@ pub struct State {
     pub system_time: Option<SystemTime>,
     /// What was asked, in the order in which it came in.
     pub requests: Vec<Request>,
-    /// Faults by route, each for one request.
-    faults: HashMap<String, VecDeque<Fault>>,
-    /// Faults by route for every request.
-    lasting: HashMap<String, Fault>,
+    faults: Faults<Fault>,
     last_id: u64,
 }
 
@@ -262,12 +255,12 @@ impl ScriptedDaemon {
 
     /// Answers the next request of `route` (`POST /containers/*/start`) with `fault`; several queue up.
     pub fn once(&self, route: &str, fault: Fault) {
-        self.state().faults.entry(route.into()).or_default().push_back(fault);
+        self.state().faults.once(route, fault);
     }
 
     /// Answers every request of `route` with `fault`.
     pub fn always(&self, route: &str, fault: Fault) {
-        self.state().lasting.insert(route.into(), fault);
+        self.state().faults.always(route, fault);
     }
 }
 
@@ -283,9 +276,7 @@ async fn serve_one(stream: TcpStream, state: Arc<Mutex<State>>) -> io::Result<()
     let fault = {
         let mut state = lock(&state);
         state.requests.push(request.clone());
-        let route = request.route();
-        let queued = state.faults.get_mut(&route).and_then(VecDeque::pop_front);
-        queued.or_else(|| state.lasting.get(&route).cloned())
+        state.faults.meet(&request.route())
     };
     match fault {
         None => {
@@ -320,7 +311,7 @@ async fn serve_one(stream: TcpStream, state: Arc<Mutex<State>>) -> io::Result<()
 }
 
 /// Until the client hangs up.
-async fn hang(stream: &mut BufReader<TcpStream>) -> io::Result<()> {
+pub(crate) async fn hang(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
     stream.read_to_end(&mut Vec::new()).await?;
     Ok(())
 }
@@ -400,12 +391,12 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-async fn respond(stream: &mut BufReader<TcpStream>, answer: (u16, String)) -> io::Result<()> {
+pub(crate) async fn respond(stream: &mut (impl AsyncWrite + Unpin), answer: (u16, String)) -> io::Result<()> {
     respond_with(stream, "Content-Type: application/json", answer).await
 }
 
 async fn respond_with(
-    stream: &mut BufReader<TcpStream>,
+    stream: &mut (impl AsyncWrite + Unpin),
     header: &str,
     (status, body): (u16, String),
 ) -> io::Result<()> {
@@ -419,7 +410,8 @@ async fn respond_with(
     stream.shutdown().await
 }
 
-fn error(status: u16, message: &str) -> (u16, String) {
+/// An answer as Docker gives it to what it can't or won't do.
+pub(crate) fn error(status: u16, message: &str) -> (u16, String) {
     (status, json!({ "message": message }).to_string())
 }
 

@@ -11,7 +11,7 @@ use dev_postgres_mcp::engine::{EngineError, Verdict};
 use dev_postgres_mcp::instance::{Found, Image, InstanceSpec, Progress, ProgressSink, Status};
 use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::database::connect_when_ready;
-use dev_postgres_mcp_tests::docker_cli::{docker, pause, try_docker};
+use dev_postgres_mcp_tests::docker_cli::{docker, pause, socket, try_docker};
 use dev_postgres_mcp_tests::registry::Registry;
 use dev_postgres_mcp_tests::scene::{DockerGround, Scene};
 use dev_postgres_mcp_tests::specs::spec;
@@ -197,11 +197,7 @@ async fn a_remote_daemon_publishes_on_the_address_where_it_is_reached_and_nowher
         eprintln!("skipped: this machine has no address but loopback");
         return;
     };
-    let socket = docker(&["context", "inspect", "--format", "{{.Endpoints.docker.Host}}"]).await;
-    let Some(socket) = socket.strip_prefix("unix://").map(str::to_owned) else {
-        eprintln!("skipped: Docker isn't on a Unix socket here");
-        return;
-    };
+    let Some(socket) = socket().await else { return };
     let address = forward(remote, socket).await;
     let scene = Scene::on(Arc::new(DockerGround::with(DockerSettings {
         host: Some(format!("tcp://{address}")),

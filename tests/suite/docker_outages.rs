@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use dev_postgres_mcp_tests::binary::TestEngine::{Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
+use dev_postgres_mcp_tests::outage::{DEADLINE, ask, assert_works, create, drop_created, failure, query, result};
 use dev_postgres_mcp_tests::private_daemon::{Containers, PrivateDaemon};
 use dev_postgres_mcp_tests::seeded;
 use dev_postgres_mcp_tests::session::Session;
@@ -15,10 +16,7 @@ use rand::RngExt as _;
 use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
-use tokio_postgres::NoTls;
 
-/// How long a call may take that Docker doesn't answer: it has 30 s for each request, and a create undoes one.
-const DEADLINE: Duration = Duration::from_secs(45);
 /// How long what is done in the background may take once Docker is back.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// The pause between two looks at what nobody tells.
@@ -30,33 +28,6 @@ const DROP_TAKES_MS: u64 = 150;
 
 fn environment(daemon: &PrivateDaemon) -> TestEnvironment {
     TestEnvironment::on(Docker).with("DOCKER_HOST", daemon.host())
-}
-
-async fn create(session: &mut Session) -> Value {
-    session.succeed("create_postgres_instance", json!({})).await
-}
-
-async fn ask(session: &mut Session, tool: &str, arguments: Value) -> u64 {
-    let call = json!({ "name": tool, "arguments": arguments });
-    session.ask("tools/call", call).await
-}
-
-/// The result of a call, which has to be there by its deadline.
-async fn result(session: &mut Session, id: u64) -> Value {
-    let answer = timeout(DEADLINE, session.answer(id))
-        .await
-        .expect("it ends by its deadline");
-    assert!(answer.get("error").is_none(), "{answer}");
-    answer["result"].clone()
-}
-
-/// A failure that a call has ended with: its code, and a sentence that says more than that.
-fn failure(result: &Value) -> (String, String) {
-    assert_eq!(result["isError"], true, "{result}");
-    let text = result["content"][0]["text"].as_str().expect("a text content");
-    let said: Value = serde_json::from_str(text).expect("the text is JSON");
-    let field = |name: &str| said["error"][name].as_str().expect("text").to_owned();
-    (field("code"), field("message"))
 }
 
 /// Asks it in each way and gets the same answer at once: Docker isn't there.
@@ -77,44 +48,6 @@ async fn assert_unavailable(session: &mut Session, id: &Value) {
             "{tool} took {:?}",
             begun.elapsed()
         );
-    }
-}
-
-async fn query(instance: &Value, sql: &str) -> String {
-    let dsn = instance["dsn"].as_str().expect("a DSN");
-    let begun = Instant::now();
-    // A daemon that has just come back publishes ports a moment later.
-    let (client, connection) = loop {
-        match tokio_postgres::connect(dsn, NoTls).await {
-            Ok(connected) => break connected,
-            Err(error) => assert!(begun.elapsed() < PATIENCE, "{error:?}"),
-        }
-        tokio::time::sleep(PAUSE).await;
-    };
-    let connection = tokio::spawn(connection);
-    let answer = client.query_one(sql, &[]).await.expect("a row").get(0);
-    drop(client);
-    // It ends with the client; whatever it says then.
-    let _ = connection.await;
-    answer
-}
-
-/// All works: an instance is made, listed, answers, and is dropped.
-async fn assert_works(session: &mut Session) {
-    let created = create(session).await;
-    assert_eq!(query(&created, "SELECT 'here'").await, "here");
-    let listed = session.succeed("list_postgres_instances", json!({})).await;
-    let mut listed = listed["instances"].as_array().expect("instances").iter();
-    assert!(listed.any(|one| one["id"] == created["id"] && one["status"] == "running"));
-    session
-        .succeed("drop_postgres_instance", json!({ "id": created["id"] }))
-        .await;
-}
-
-/// Drops what a call has made in spite of the outage.
-async fn drop_created(session: &mut Session, result: &Value) {
-    if let Some(id) = result["structuredContent"].get("id") {
-        session.succeed("drop_postgres_instance", json!({ "id": id })).await;
     }
 }
 

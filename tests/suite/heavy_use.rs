@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use dev_postgres_mcp::instance::InstanceId;
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
-use dev_postgres_mcp_tests::docker_cli::docker;
+use dev_postgres_mcp_tests::docker_cli::{containers, docker};
 use dev_postgres_mcp_tests::local;
 use dev_postgres_mcp_tests::local_engine::control_groups;
 use dev_postgres_mcp_tests::seeded;
@@ -48,15 +48,6 @@ fn environment(engine: TestEngine, ports: &RangeInclusive<u16>) -> TestEnvironme
             "DEV_POSTGRES_MCP_INSTANCE_PORTS",
             format!("{}-{}", ports.start(), ports.end()),
         )
-}
-
-/// The containers of all processes that share an environment.
-async fn containers(environment: &TestEnvironment) -> Vec<String> {
-    let scope = fs::read_to_string(environment.state_dir().join("owners/scope")).expect("the processes' scope");
-    let format = "{{.Label \"dev-postgres-mcp.owner\"}} {{.Names}} {{.Status}}";
-    let listed = docker(&["ps", "--all", "--no-trunc", "--format", format]).await;
-    let ours = listed.lines().filter(|line| line.starts_with(&scope));
-    ours.map(str::to_owned).collect()
 }
 
 /// What is left when all have ended: containers, networks; folders, processes and control groups; ports.

@@ -19,6 +19,8 @@ mod docker_meddling;
 #[cfg(target_os = "linux")]
 mod docker_outages;
 #[cfg(unix)]
+mod docker_proxy;
+#[cfg(unix)]
 mod docker_templates;
 mod engine_choice;
 #[cfg(unix)]
