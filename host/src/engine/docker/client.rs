@@ -104,6 +104,11 @@ impl CallError {
             _ => None,
         }
     }
+
+    /// Whether Docker failed at what it was asked for, and may have done a part of it, or all.
+    pub(super) fn is_dockers_fault(&self) -> bool {
+        self.status().is_some_and(|status| status >= 500)
+    }
 }
 
 /// An error without a password that Docker was sent: its answer may quote the request.

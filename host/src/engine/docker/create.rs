@@ -330,6 +330,10 @@ impl Job {
             .into()),
             Err(error) if network_gone(&error) => Err(Setback::NetworkGone(error.into())),
             Err(error @ CallError::Unknown(_)) => Err(self.undone(Trace::Asked, Setback::Failed(error.into())).await),
+            // It may have failed at what comes after the container.
+            Err(error) if error.is_dockers_fault() => {
+                Err(self.undone(Trace::Made, Setback::Failed(error.into())).await)
+            }
             Err(error) => Err(Setback::Failed(error.into())),
         }
     }

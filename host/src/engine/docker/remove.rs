@@ -22,7 +22,8 @@ pub(super) async fn remove(engine: &DockerEngine, id: InstanceId) -> Result<bool
     let tracker = engine.tracker.clone();
     tracker.spawn(async move {
         let removed = remove_all(&engine, id).await;
-        let any = matches!(removed, Ok(true));
+        // What failed may be done all the same.
+        let any = !matches!(removed, Ok(false));
         // Nobody may be waiting any more.
         let _ = reply.send(removed);
         if any {

@@ -187,24 +187,32 @@ async fn make_with(
 ) -> Result<(), Setback> {
     let name = name(key);
     let owners = engine.owners.clone();
-    let maker = tokio::task::spawn_blocking(move || owners.me().ok()).await;
-    let body = container::template_body(image, facts, key, password, maker.ok().flatten());
-    match create(engine, &name, body.clone()).await {
-        Ok(()) => {}
-        Err(error) if error.status() == Some(409) => {
-            if remove_stale(engine, false).await?.is_empty() {
-                return Err(Setback::Busy);
-            }
-            match create(engine, &name, body).await {
-                Err(error) if error.status() == Some(409) => return Err(Setback::Busy),
-                created => created?,
-            }
-        }
-        Err(error) => return Err(error.into()),
+    let maker = tokio::task::spawn_blocking(move || owners.me().ok())
+        .await
+        .ok()
+        .flatten();
+    let body = container::template_body(image, facts, key, password, maker.clone());
+    let is_taken = |error: &CallError| error.status() == Some(409);
+    let mut created = create(engine, &name, body.clone()).await;
+    if created.as_ref().is_err_and(is_taken) && !remove_stale(engine, false).await?.is_empty() {
+        created = create(engine, &name, body).await;
     }
-    let made = initialise(engine, &name, key).await;
+    let made = match created {
+        Ok(()) => initialise(engine, &name, key).await,
+        Err(error) if is_taken(&error) => return Err(Setback::Busy),
+        // It may be there all the same, or be somebody else's by now.
+        Err(error) if !is_made_by(engine, &name, maker).await => return Err(error.into()),
+        Err(error) => Err(error.into()),
+    };
     remove(engine, &name).await;
     made
+}
+
+/// Whether there is such a container and `maker` has made it.
+async fn is_made_by(engine: &DockerEngine, name: &str, maker: Option<String>) -> bool {
+    let found = engine.inspect(name).await.ok().flatten();
+    let labels = found.and_then(|container| container.config?.labels);
+    labels.is_some_and(|mut labels| maker.is_some() && labels.remove(label::OWNER) == maker)
 }
 
 async fn create(engine: &DockerEngine, name: &str, body: ContainerCreateBody) -> Result<(), CallError> {
