@@ -2,7 +2,7 @@
 //!
 //! | in `owners`, in the state directory | |
 //! |---|---|
-//! | `scope` | the random name of this very folder: whoever shares it, shares the locks in it |
+//! | `scope-…` | the random name of this very folder on one machine: whoever shares both, shares the locks in it |
 //! | `killed` | there from when one was killed until all that it may have left has been looked for |
 //! | any other | named after a process, and locked for as long as it lives |
 //!
@@ -18,13 +18,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 use uuid::Uuid;
 
+use crate::digest::Digest;
 use crate::failpoint;
 use crate::files::{make_private, private};
 use crate::instance::{Caller, Owner};
 
 /// The folder's name in the state directory.
 pub const FOLDER: &str = "owners";
+/// What the name of the file with the scope in it begins with.
 const SCOPE: &str = "scope";
+/// Where systems with systemd or D-Bus name the machine (machine-id(5)).
+const MACHINE_ID: &str = "/etc/machine-id";
 const KILLED: &str = "killed";
 
 /// The processes that share a state directory.
@@ -34,6 +38,8 @@ pub struct Owners(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     folder: Option<PathBuf>,
+    /// The name of the file with the scope in it.
+    scope: String,
     // A std mutex: held for a few short calls to a local file system, never across a wait.
     me: Mutex<Option<Me>>,
 }
@@ -47,11 +53,17 @@ struct Me {
 }
 
 impl Owners {
-    /// Does no I/O yet. Without a state directory nobody can own anything.
+    /// Makes nothing yet. Without a state directory nobody can own anything.
     #[must_use]
     pub fn new(state_dir: Option<&Path>) -> Self {
+        static MACHINE: LazyLock<Option<String>> = LazyLock::new(machine);
+        Self::of_machine(state_dir, MACHINE.as_deref())
+    }
+
+    fn of_machine(state_dir: Option<&Path>, machine: Option<&str>) -> Self {
         Self(Arc::new(Inner {
             folder: state_dir.map(|state| state.join(FOLDER)),
+            scope: machine.map_or_else(|| SCOPE.to_owned(), |machine| format!("{SCOPE}-{machine}")),
             me: Mutex::default(),
         }))
     }
@@ -73,7 +85,7 @@ impl Owners {
         make_private(folder)?;
         check(folder)?;
         failpoint::pass("after making the owners' folder");
-        let scope = scope(folder)?;
+        let scope = scope(&folder.join(&self.0.scope))?;
         failpoint::pass("after naming the owners' folder");
         let new = loop {
             let process = Uuid::new_v4();
@@ -120,7 +132,7 @@ impl Owners {
         };
         let Ok(folder) = self.folder() else { return false };
         // Not `scope`: whoever only asks makes nothing.
-        let scope = File::open(folder.join(SCOPE)).and_then(|file| read_scope(&file));
+        let scope = File::open(folder.join(&self.0.scope)).and_then(|file| read_scope(&file));
         if scope.ok().flatten() != Some(of) {
             return false;
         }
@@ -201,9 +213,17 @@ fn ended(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// The folder's name, given to it by whoever comes first.
-fn scope(folder: &Path) -> io::Result<Uuid> {
-    let path = folder.join(SCOPE);
+/// What tells this machine from those that may have a copy of its files; `None` if nothing does. Not the machine's id itself,
+/// as its manual page asks.
+fn machine() -> Option<String> {
+    let id = fs::read_to_string(MACHINE_ID).ok()?;
+    let id = id.trim();
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id.then(|| Digest::of(format!("dev-postgres-mcp {id}").as_bytes()).to_string()[..16].to_owned())
+}
+
+/// The folder's name on this machine, given to it by whoever comes first.
+fn scope(path: &Path) -> io::Result<Uuid> {
     let mut lock = private(OpenOptions::new().create(true).truncate(false).read(true).write(true)).open(path)?;
     lock.lock()?;
     // By the handle that has the lock: on Windows no other may read what is locked.
@@ -218,7 +238,7 @@ fn scope(folder: &Path) -> io::Result<Uuid> {
     // Where a power cut took the name, nobody could judge any more who has owned what until then.
     lock.sync_all()?;
     // The file's entry in the folder, too, where the system can do that.
-    let _ = File::open(folder).and_then(|folder| folder.sync_all());
+    let _ = path.parent().map(|folder| File::open(folder)?.sync_all());
     Ok(scope)
 }
 
@@ -307,6 +327,24 @@ mod tests {
         }
         owners.recovered();
         assert!(!owners.tidy());
+    }
+
+    #[test]
+    fn another_machine_with_a_copy_of_the_folder_does_not_judge_the_first_ones_processes() {
+        let [here, there] = [(); 2].map(|()| tempfile::tempdir().expect("a folder"));
+        let original = Owners::of_machine(Some(here.path()), Some("a"));
+        let name = original.me().expect("a name");
+        fs::create_dir(there.path().join(FOLDER)).expect("a folder");
+        for entry in fs::read_dir(here.path().join(FOLDER)).expect("a folder") {
+            let entry = entry.expect("an entry");
+            fs::copy(entry.path(), there.path().join(FOLDER).join(entry.file_name())).expect("a copy");
+        }
+        // There, nobody has the lock.
+        let of = |machine: &str| Owners::of_machine(Some(there.path()), Some(machine));
+        let copied = of("b");
+        copied.me().expect("a name of its own");
+        assert!(!copied.has_ended(&name));
+        assert!(of("a").has_ended(&name), "the same machine does");
     }
 
     #[test]

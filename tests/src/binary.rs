@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
@@ -226,6 +227,18 @@ impl TestEnvironment {
     #[must_use]
     pub fn state_dir(&self) -> PathBuf {
         self.home().join("state")
+    }
+
+    /// What the names of all processes of this environment begin with, once one of them has owned something.
+    #[must_use]
+    pub fn scope(&self) -> Option<String> {
+        let entries = fs::read_dir(self.state_dir().join("owners")).into_iter().flatten();
+        let mut files = entries.flatten().map(|entry| entry.path());
+        let scope = files.find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("scope"))
+        });
+        fs::read_to_string(scope?).ok().filter(|scope| !scope.is_empty())
     }
 
     /// Sets a variable for every command that follows.

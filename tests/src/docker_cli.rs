@@ -1,6 +1,5 @@
 //! Docker as its own client sees it, to look at and meddle with what the product makes.
 
-use std::fs;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -57,7 +56,7 @@ pub async fn socket() -> Option<String> {
 /// # Panics
 /// As [`docker`]; if none of them has made anything yet.
 pub async fn containers(environment: &TestEnvironment) -> Vec<String> {
-    let scope = fs::read_to_string(environment.state_dir().join("owners/scope")).expect("the processes' scope");
+    let scope = environment.scope().expect("the processes' scope");
     let format = "{{.Label \"dev-postgres-mcp.owner\"}} {{.Names}} {{.Status}}";
     let listed = docker(&["ps", "--all", "--no-trunc", "--format", format]).await;
     let ours = listed.lines().filter(|line| line.starts_with(&scope));

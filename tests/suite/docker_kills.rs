@@ -117,7 +117,7 @@ impl Ground {
     /// What processes have named themselves, and what they were writing.
     fn files(&self) -> BTreeSet<String> {
         let owners = names_in(&self.environment.state_dir().join("owners"));
-        let owners = owners.into_iter().filter(|name| name != "scope");
+        let owners = owners.into_iter().filter(|name| !name.starts_with("scope"));
         let mut files: BTreeSet<String> = owners.map(|name| format!("owner {name}")).collect();
         let mut folders = vec![self.environment.home().to_owned()];
         while let Some(folder) = folders.pop() {

@@ -87,13 +87,12 @@ async fn ended_process(environment: &TestEnvironment) -> String {
     // Whoever serves makes the folder that gives processes their names.
     let environment = environment.clone().with("DEV_POSTGRES_MCP_POOL_SIZE", "1");
     let session = Session::initialized(&environment, &[]).await;
-    let scope = environment.state_dir().join("owners").join("scope");
     let begun = Instant::now();
     let scope = loop {
-        match std::fs::read_to_string(&scope) {
-            Ok(scope) if !scope.is_empty() => break scope,
-            _ => assert!(begun.elapsed() < PATIENCE, "the server takes a name"),
+        if let Some(scope) = environment.scope() {
+            break scope;
         }
+        assert!(begun.elapsed() < PATIENCE, "the server takes a name");
         tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert!(session.end().await.status.success());

@@ -273,7 +273,7 @@ impl Home {
         let owners = self.local.names_in("owners").into_iter();
         everything.extend(
             owners
-                .filter(|name| name != "scope")
+                .filter(|name| !name.starts_with("scope"))
                 .map(|name| format!("owner {name}")),
         );
         everything.extend(self.files());

@@ -33,7 +33,7 @@ async fn waiting(environment: &TestEnvironment, engine: TestEngine) -> BTreeSet<
     let state = environment.state_dir();
     match engine {
         Docker => {
-            let Ok(scope) = fs::read_to_string(state.join("owners").join("scope")) else {
+            let Some(scope) = environment.scope() else {
                 return BTreeSet::new();
             };
             let format = "{{.Names}} {{.Label \"dev-postgres-mcp.owner\"}}";
