@@ -478,6 +478,7 @@ async fn answer(state: &Arc<Mutex<State>>, request: &Request) -> (u16, String) {
     }
     let mut state = lock(state);
     match (request.method.as_str(), parts.as_slice()) {
+        ("GET", ["_ping"]) => (200, "OK".into()),
         ("GET", ["version"]) => (
             200,
             json!({ "Version": "20.10.24", "ApiVersion": "1.41", "Os": "linux" }).to_string(),

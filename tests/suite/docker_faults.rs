@@ -598,6 +598,52 @@ async fn what_is_being_removed_is_no_instance_any_more_and_the_next_start_sees_t
 }
 
 #[tokio::test]
+async fn what_is_called_or_labelled_as_ours_only_in_part_is_not_removed_whatever_its_owner_and_its_state() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let id = InstanceId::random().to_string();
+    let (upper, bare) = (id.to_uppercase(), id.replace('-', ""));
+    let waiting = |id: &str| format!("mcp-postgres-pool-{id}");
+    let forged = [
+        (waiting(&id), None, "running"),
+        // What is no id, or written as none is.
+        (waiting("mine"), Some("mine"), "running"),
+        (waiting(""), Some(""), "exited"),
+        (waiting(&upper), Some(upper.as_str()), "running"),
+        (waiting("leaving"), Some("mine"), "removing"),
+        ("leaving".to_owned(), Some(bare.as_str()), "removing"),
+    ];
+    for (name, label, state) in &forged {
+        let mut labels = json!({ "dev-postgres-mcp.owner": ended });
+        if let Some(label) = label {
+            labels["dev-postgres-mcp.id"] = json!(label);
+        }
+        let body = json!({ "Labels": labels });
+        scene.daemon.state().add_container(name, body, state);
+    }
+    scene.engine.recover(true).await.expect("recovered");
+    assert_eq!(scene.prune(false).await, []);
+    assert_eq!(scene.asked(REMOVE), 0);
+    assert_eq!(scene.daemon.state().containers.len(), forged.len());
+}
+
+#[tokio::test]
+async fn one_that_waits_and_was_given_another_name_is_an_instance_that_can_be_dropped() {
+    let scene = Scene::new().await;
+    let id = InstanceId::random();
+    let body = json!({ "Labels": labels(id, "2026-07-01T09:00:00Z") });
+    scene
+        .daemon
+        .state()
+        .add_container("mcp-postgres-pool-mine", body, "running");
+    let listed = scene.engine.list().await.expect("a list");
+    assert_eq!(listed.iter().map(|instance| instance.id).collect::<Vec<_>>(), [id]);
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_removal_that_docker_fails_at_is_tried_again_before_anybody_is_told() {
     let busy = Fault::Status(
         500,
@@ -1168,12 +1214,12 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
     let state = tempfile::tempdir().expect("a folder");
     let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
     let scene = Scene::with(Owners::new(Some(state.path()))).await;
-    let waiting = format!("mcp-postgres-pool-{}", InstanceId::random());
+    let id = InstanceId::random().to_string();
+    let waiting = format!("mcp-postgres-pool-{id}");
     {
         let mut state = scene.daemon.state();
         let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
         let network = state.add_network("dev-postgres-mcp", ours);
-        let id = InstanceId::random().to_string();
         let labels = json!({ "dev-postgres-mcp.id": id, "dev-postgres-mcp.owner": ended });
         let on_it = json!({ "Labels": labels, "HostConfig": { "NetworkMode": network } });
         state.add_container(&waiting, on_it, "running");

@@ -178,6 +178,11 @@ async fn a_container_without_our_label_is_never_touched_whatever_else_it_has_of_
         Planted::create(&any_name(), &labels(&upper, &ended)).await,
         Planted::create(&any_name(), &labels(&bare, &ended)).await,
         Planted::create(&any_name(), &labels("", &ended)).await,
+        Planted::create(
+            &format!("mcp-postgres-pool-{}", InstanceId::random()),
+            &labels("mine", &ended),
+        )
+        .await,
     ];
     let (succeeded, listed, said) = run(&environment, &["postgres", "list"]);
     assert!(succeeded, "{said}");

@@ -31,7 +31,8 @@ pub(super) async fn prune(engine: &DockerEngine, dry_run: bool, pruned: &mut Vec
 pub(super) async fn see_removals_through(engine: &DockerEngine, containers: &[ContainerSummary]) -> bool {
     let mut were_any = false;
     for container in containers {
-        if container.state != Some(ContainerSummaryStateEnum::REMOVING) {
+        let is_ours = container.labels.as_ref().and_then(container::id).is_some();
+        if !is_ours || container.state != Some(ContainerSummaryStateEnum::REMOVING) {
             continue;
         }
         were_any = true;
