@@ -77,7 +77,7 @@ pub struct Container {
     pub name: String,
     /// What it was created with.
     pub body: Value,
-    /// Docker's word: `created`, `running`, `exited`.
+    /// Docker's word: `created`, `running`, `exited`, …
     pub state: &'static str,
     /// The exit code.
     pub exit_code: i64,
@@ -87,6 +87,8 @@ pub struct Container {
     pub log: String,
     /// When its lease ends; `None` if it has none.
     pub lease: Option<SystemTime>,
+    /// When it was created, in seconds since 1970; `None` isn't told.
+    pub created: Option<i64>,
 }
 
 /// A network of the model.
@@ -147,6 +149,7 @@ impl State {
             oom_killed: false,
             log: String::new(),
             lease: None,
+            created: None,
         };
         self.containers.insert(id.clone(), container);
         id
@@ -617,6 +620,7 @@ fn list_containers(state: &State, request: &Request) -> (u16, String) {
                 "Names": [format!("/{}", container.name)],
                 "Labels": container.body["Labels"],
                 "State": container.state,
+                "Created": container.created,
                 "HostConfig": { "NetworkMode": container.body["HostConfig"]["NetworkMode"] },
             })
         })

@@ -1223,10 +1223,12 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
         let labels = json!({ "dev-postgres-mcp.id": id, "dev-postgres-mcp.owner": ended });
         let on_it = json!({ "Labels": labels, "HostConfig": { "NetworkMode": network } });
         state.add_container(&waiting, on_it, "running");
-        // Both were made in 1970, as far as this daemon tells; one isn't called as we call them.
+        // Both were made in 1970; one isn't called as we call them.
         let template = json!({ "Labels": { "dev-postgres-mcp.template": "k" } });
-        state.add_container("dev-postgres-mcp-template-k", template.clone(), "exited");
-        state.add_container("mine", template, "exited");
+        for name in ["dev-postgres-mcp-template-k", "mine"] {
+            let container = state.add_container(name, template.clone(), "exited");
+            state.containers.get_mut(&container).expect("it was added").created = Some(1);
+        }
     }
     let pruned = |kind, name: &str, reason: &str| Pruned {
         kind,
@@ -1262,6 +1264,111 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
         assert!(state.networks.is_empty(), "{:?}", state.networks);
     }
     assert_eq!(scene.prune(false).await, []);
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_has_taken_in_12_hours_by_the_daemons_clock_goes_whoever_owns_it() {
+    let scene = Scene::new().await;
+    // By this machine's clock, all were made long ago.
+    let now = 1_000_000_000;
+    let hour = 60 * 60;
+    let id = InstanceId::random;
+    let (old, younger, untold, instance) = (id(), id(), id(), id());
+    let named = |of: &str, id: InstanceId| format!("mcp-postgres-{of}{id}");
+    {
+        let mut state = scene.daemon.state();
+        state.system_time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+        let now = i64::try_from(now).expect("not soon");
+        for (id, name, created) in [
+            (old, named("pool-", old), Some(now - 12 * hour - 1)),
+            (younger, named("pool-", younger), Some(now - 11 * hour)),
+            (untold, named("pool-", untold), None),
+            (instance, named("", instance), Some(1)),
+        ] {
+            let mut labels = labels(id, "2026-07-01T09:00:00Z");
+            labels["dev-postgres-mcp.owner"] = json!(format!("{}.{}", InstanceId::random(), InstanceId::random()));
+            let container = state.add_container(&name, json!({ "Labels": labels }), "running");
+            state.containers.get_mut(&container).expect("it was added").created = created;
+        }
+        // Times that no daemon tells.
+        for created in [0, -1, i64::MIN, i64::MAX] {
+            let labels = labels(id(), "2026-07-01T09:00:00Z");
+            let name = named(
+                "pool-",
+                labels["dev-postgres-mcp.id"]
+                    .as_str()
+                    .expect("text")
+                    .parse()
+                    .expect("an id"),
+            );
+            let container = state.add_container(&name, json!({ "Labels": labels }), "running");
+            state.containers.get_mut(&container).expect("it was added").created = Some(created);
+        }
+    }
+    let removed = Pruned {
+        kind: "server",
+        name: named("pool-", old),
+        reason: "nobody has taken it in 12 hours".into(),
+    };
+    assert_eq!(scene.prune(true).await, std::slice::from_ref(&removed));
+    let is_there = |name: &str| {
+        scene
+            .daemon
+            .state()
+            .containers
+            .values()
+            .any(|container| container.name == name)
+    };
+    assert!(is_there(&removed.name));
+    scene.engine.recover(false).await.expect("recovered");
+    assert!(!is_there(&removed.name));
+    assert_eq!(scene.daemon.state().containers.len(), 7);
+    assert_eq!(scene.prune(false).await, []);
+    assert!(is_there(&named("", instance)));
+}
+
+#[tokio::test]
+async fn a_server_that_is_assigned_at_the_moment_when_it_would_be_removed_stays_as_the_instance() {
+    let scene = Scene::new().await;
+    let id = InstanceId::random();
+    let container = {
+        let mut state = scene.daemon.state();
+        let body = json!({ "Labels": labels(id, "2026-07-01T09:00:00Z") });
+        let container = state.add_container(&format!("mcp-postgres-pool-{id}"), body, "running");
+        state.containers.get_mut(&container).expect("it was added").created = Some(1);
+        container
+    };
+    // It is looked at, and becomes an instance before its removal is asked for.
+    scene.daemon.once("GET /info", Fault::Slow(REQUEST_TIMEOUT / 3));
+    let assigned = async {
+        while scene.asked("GET /info") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut state = scene.daemon.state();
+        state.containers.get_mut(&container).expect("it is there").name = format!("mcp-postgres-{id}");
+    };
+    let (pruned, ()) = tokio::join!(scene.prune(false), assigned);
+    assert_eq!(pruned, []);
+    assert_eq!(scene.asked(REMOVE), 1, "it was on its way out");
+    let listed = scene.engine.list().await.expect("a list");
+    assert_eq!(listed.iter().map(|instance| instance.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn where_docker_does_not_tell_the_time_the_servers_of_ended_processes_go_all_the_same() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let id = InstanceId::random();
+    let labels = json!({ "dev-postgres-mcp.id": id.to_string(), "dev-postgres-mcp.owner": ended });
+    let name = format!("mcp-postgres-pool-{id}");
+    scene
+        .daemon
+        .state()
+        .add_container(&name, json!({ "Labels": labels }), "running");
+    scene.daemon.always("GET /info", Fault::Status(403, "not for you"));
+    scene.engine.recover(false).await.expect("recovered");
+    scene.assert_nothing_left().await;
 }
 
 /// What the program prints; the daemon goes on meanwhile.

@@ -45,27 +45,32 @@ pub(super) async fn see_removals_through(engine: &DockerEngine, containers: &[Co
     were_any
 }
 
-/// Servers among these that processes which have ended had started ahead.
+/// Servers among these that were started ahead, and that nobody will take any more.
 pub(super) async fn orphans(engine: &DockerEngine, containers: Vec<ContainerSummary>, dry_run: bool) -> Vec<Pruned> {
     let orphans = engine.orphans(containers).await;
     if !dry_run && !orphans.is_empty() {
         engine.sign().await;
     }
     let mut pruned = Vec::new();
-    for (container_id, name) in orphans {
+    for (name, reason) in orphans {
         if !dry_run {
-            if let Err(error) = remove::remove_container(&engine.client, &container_id).await {
-                let error = EngineError::from(error);
-                tracing::warn!(name, %error, "what a process that has ended had started ahead stays for now");
-                continue;
+            // By name: one that has become an instance since has another, and isn't found.
+            match remove::remove_container(&engine.client, &name).await {
+                Ok(true) => {}
+                Ok(false) => continue,
+                Err(error) => {
+                    let error = EngineError::from(error);
+                    tracing::warn!(name, reason, %error, "what was started ahead stays for now");
+                    continue;
+                }
             }
             METRICS.reaped("server", "orphan");
-            tracing::info!(name, "removed what a process that has ended had started ahead");
+            tracing::info!(name, reason, "removed what was started ahead");
         }
         pruned.push(Pruned {
             kind: "server",
             name,
-            reason: "it was started ahead by a process that has ended".into(),
+            reason: reason.into(),
         });
     }
     pruned

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use bollard::models::{ContainerConfig, ContainerCreateBody};
 use bollard::query_parameters::{
@@ -16,7 +16,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use super::client::{CallError, redacted};
 use super::container::{self, ImageFacts};
 use super::remove::remove_container;
-use super::{DockerEngine, image, label, prune};
+use super::{DockerEngine, age, image, label, prune};
 use crate::engine::{Engine as _, EngineError, Pruned, short_digest};
 use crate::failure::without;
 use crate::instance::{EngineKind, Image, Password, Progress, ProgressSink};
@@ -324,8 +324,7 @@ pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result
     let mut pruned = Vec::new();
     for container in containers {
         let mut labels = container.labels.unwrap_or_default();
-        let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or_default();
-        let age = now.duration_since(UNIX_EPOCH + Duration::from_secs(created));
+        let age = container.created.and_then(|created| age(created, now));
         let maker = labels.remove(label::OWNER);
         let mut names = container.names.iter().flatten();
         let makers = labels
@@ -336,7 +335,7 @@ pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result
         let (Some(id), Some(name), false) = (container.id, makers, labels.contains_key(label::ID)) else {
             continue;
         };
-        let reason = if age.is_ok_and(|age| age > MAKING_TIMEOUT) {
+        let reason = if age.is_some_and(|age| age > MAKING_TIMEOUT) {
             "making a template in it took too long"
         } else if has_ended(engine, maker).await {
             "the process that was making a template in it has ended"
