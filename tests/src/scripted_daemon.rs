@@ -98,6 +98,10 @@ pub struct Network {
     pub name: String,
     /// Its labels.
     pub labels: Value,
+    /// Its driver.
+    pub driver: String,
+    /// The driver's options.
+    pub options: Value,
 }
 
 /// What the daemon has.
@@ -130,11 +134,16 @@ impl State {
         format!("{:064x}", self.last_id)
     }
 
-    /// Adds a network.
+    /// Adds a bridge that containers on it don't reach each other by.
     pub fn add_network(&mut self, name: &str, labels: Value) -> String {
         let id = self.new_id();
-        let name = name.to_owned();
-        self.networks.insert(id.clone(), Network { name, labels });
+        let network = Network {
+            name: name.to_owned(),
+            labels,
+            driver: "bridge".into(),
+            options: json!({ "com.docker.network.bridge.enable_icc": "false" }),
+        };
+        self.networks.insert(id.clone(), network);
         id
     }
 
@@ -577,7 +586,15 @@ fn list_networks(state: &State, request: &Request) -> (u16, String) {
         .iter()
         .filter(|(_, network)| names.is_empty() || names.iter().any(|name| network.name.contains(name)))
         .filter(|(_, network)| labels.iter().all(|label| has_label(&network.labels, label)))
-        .map(|(id, network)| json!({ "Id": id, "Name": network.name, "Labels": network.labels }))
+        .map(|(id, network)| {
+            json!({
+                "Id": id,
+                "Name": network.name,
+                "Labels": network.labels,
+                "Driver": network.driver,
+                "Options": network.options,
+            })
+        })
         .collect();
     (200, Value::from(networks).to_string())
 }
@@ -588,6 +605,10 @@ fn create_network(state: &mut State, request: &Request) -> (u16, String) {
         return error(409, &format!("network with name {name} already exists"));
     }
     let id = state.add_network(name, request.body["Labels"].clone());
+    if let Some(network) = state.networks.get_mut(&id) {
+        network.driver = request.body["Driver"].as_str().unwrap_or_default().to_owned();
+        network.options = request.body["Options"].clone();
+    }
     (201, json!({ "Id": id, "Warning": "" }).to_string())
 }
 

@@ -363,6 +363,58 @@ async fn a_network_of_somebody_else_is_an_error_and_stays() {
 }
 
 #[tokio::test]
+async fn a_network_with_our_label_that_lets_instances_reach_each_other_is_somebody_elses_and_stays() {
+    let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
+    let isolated = json!({ "com.docker.network.bridge.enable_icc": "false" });
+    for (driver, options) in [
+        ("bridge", json!({ "com.docker.network.bridge.enable_icc": "true" })),
+        ("bridge", json!({ "com.docker.network.driver.mtu": "1450" })),
+        ("bridge", Value::Null),
+        ("macvlan", isolated.clone()),
+    ] {
+        let scene = Scene::new().await;
+        let forged = scene.daemon.state().add_network("dev-postgres-mcp", ours.clone());
+        {
+            let mut state = scene.daemon.state();
+            let network = state.networks.get_mut(&forged).expect("it was added");
+            (network.driver, network.options) = (driver.to_owned(), options);
+        }
+        let error = scene.create().await.expect_err("a foreign network");
+        assert!(
+            error.to_string().contains("a network dev-postgres-mcp that isn't ours"),
+            "{error}"
+        );
+        assert_eq!(scene.prune(false).await, []);
+        scene.tracker.close();
+        scene.tracker.wait().await;
+        assert_eq!((scene.asked(CREATE), scene.asked(REMOVE_NETWORK)), (0, 0));
+    }
+    // What the daemon gives every network is no matter.
+    let scene = Scene::new().await;
+    let one = scene.daemon.state().add_network("dev-postgres-mcp", ours);
+    {
+        let mut state = scene.daemon.state();
+        let network = state.networks.get_mut(&one).expect("it was added");
+        network.options = isolated;
+        network.options["com.docker.network.driver.mtu"] = json!("1450");
+    }
+    scene.create().await.expect("an instance");
+    assert_eq!(scene.asked(CREATE_NETWORK), 0);
+}
+
+#[tokio::test]
+async fn a_network_that_is_removed_as_often_as_it_is_made_is_an_error_in_the_end() {
+    let scene = Scene::new().await;
+    scene.daemon.always(LIST_NETWORKS, Fault::Body("[]"));
+    let error = scene.create().await.expect_err("no network");
+    assert_eq!(
+        error.to_string(),
+        "creating the network failed: the network dev-postgres-mcp is removed or doubled as often as it is made"
+    );
+    assert_eq!(scene.asked(CREATE), 0);
+}
+
+#[tokio::test]
 async fn an_image_that_vanished_is_no_such_image() {
     let scene = Scene::new().await;
     scene
