@@ -639,6 +639,8 @@ fn list_containers(state: &State, request: &Request) -> (u16, String) {
             json!({
                 "Id": id,
                 "Names": [format!("/{}", container.name)],
+                // It keeps no names of images.
+                "ImageID": container.body["Image"],
                 "Labels": container.body["Labels"],
                 "State": container.state,
                 "Created": container.created,

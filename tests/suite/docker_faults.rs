@@ -1227,38 +1227,140 @@ async fn a_password_that_docker_quotes_is_in_no_answer_and_no_line_of_the_log() 
 #[tokio::test]
 async fn an_image_that_docker_tells_nothing_of_keeps_no_old_template_from_being_pruned() {
     let scene = Scene::new().await;
-    // Made in 2096, which is not long ago.
-    let template = |key: &str, source: &str| {
-        json!({
-            "Id": format!("sha256:{key}"),
-            "ParentId": "",
-            "RepoTags": [format!("dev-postgres-mcp-template:{key}")],
-            "RepoDigests": [],
-            "Created": 4_000_000_000_u64,
-            "Size": 1,
-            "SharedSize": -1,
-            "Labels": { "dev-postgres-mcp.template": key, "dev-postgres-mcp.template-of": source },
-            "Containers": -1,
-        })
-    };
-    let listed = json!([
+    let listed = images(&[
         template("refused", "postgres:1"),
         template("gone", "postgres:2"),
         template("nonsense", "../containers/json?all=1"),
         template("nothing", ""),
     ]);
-    let listed: &'static str = Box::leak(listed.to_string().into());
     for status in [400, 500] {
-        scene.daemon.once(LIST_IMAGES, Fault::Body(listed));
+        scene.daemon.once(LIST_IMAGES, listed.clone());
         scene.daemon.once(INSPECT_IMAGE, Fault::Status(status, "no"));
-        let gone = Pruned {
-            kind: "template",
-            name: "dev-postgres-mcp-template:gone".into(),
-            reason: "the image postgres:2 is gone".into(),
-        };
-        assert_eq!(scene.prune(true).await, [gone]);
+        assert_eq!(scene.prune(true).await, [template_gone("gone", "postgres:2")]);
     }
     assert_eq!(scene.asked(INSPECT_IMAGE), 4, "what names no image is not asked for");
+}
+
+/// A template as Docker lists it. It was made in 2096, which is not long ago.
+fn template(key: &str, source: &str) -> Value {
+    json!({
+        "Id": format!("sha256:{key}"),
+        "ParentId": "",
+        "RepoTags": [format!("dev-postgres-mcp-template:{key}")],
+        "RepoDigests": [],
+        "Created": 4_000_000_000_u64,
+        "Size": 1,
+        "SharedSize": -1,
+        "Labels": { "dev-postgres-mcp.template": key, "dev-postgres-mcp.template-of": source },
+        "Containers": -1,
+    })
+}
+
+/// What is told of one whose image isn't there.
+fn template_gone(key: &str, source: &str) -> Pruned {
+    Pruned {
+        kind: "template",
+        name: format!("dev-postgres-mcp-template:{key}"),
+        reason: format!("the image {source} is gone"),
+    }
+}
+
+/// The images that the daemon lists.
+fn images(images: &[Value]) -> Fault {
+    Fault::Body(Box::leak(Value::from(images).to_string().into_boxed_str()))
+}
+
+/// A container of ours on this image and this network.
+fn on(image: &str, network: &str, id: InstanceId, owner: &str) -> Value {
+    let labels = json!({
+        "dev-postgres-mcp.id": id.to_string(),
+        "dev-postgres-mcp.owner": owner,
+        "dev-postgres-mcp.template": "k",
+    });
+    json!({ "Image": image, "Labels": labels, "HostConfig": { "NetworkMode": network } })
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_out_the_template_that_an_instance_runs_on_and_no_other() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let keys = ["used", "stopped", "of-orphan", "of-over", "free"];
+    scene
+        .daemon
+        .always(LIST_IMAGES, images(&keys.map(|key| template(key, "postgres:2"))));
+    let [used, stopped, orphan, over] = [(); 4].map(|()| InstanceId::random());
+    {
+        let mut state = scene.daemon.state();
+        for (id, key, called, runs) in [
+            (used, "used", "", "running"),
+            (stopped, "stopped", "", "exited"),
+            (orphan, "of-orphan", "pool-", "running"),
+            (over, "of-over", "", "running"),
+        ] {
+            let body = on(&format!("sha256:{key}"), "bridge", id, &ended);
+            state.add_container(&format!("mcp-postgres-{called}{id}"), body, runs);
+        }
+    }
+    let swept = Pruned {
+        kind: "instance",
+        name: over.to_string(),
+        reason: "its time to live has ended".into(),
+    };
+    let mut pruned = vec![swept.clone()];
+    scene.engine.prune(true, &mut pruned).await.expect("it can be told");
+    let server = Pruned {
+        kind: "server",
+        name: format!("mcp-postgres-pool-{orphan}"),
+        reason: "it was started ahead by a process that has ended".into(),
+    };
+    let gone = ["of-orphan", "of-over", "free"].map(|key| template_gone(key, "postgres:2"));
+    assert_eq!(pruned, [&[swept, server][..], &gone[..]].concat());
+    // A server goes before its template, which Docker keeps for as long.
+    scene.prune(false).await;
+    let state = scene.daemon.state();
+    let removals: Vec<&str> = state
+        .requests
+        .iter()
+        .filter(|request| request.method == "DELETE")
+        .map(|request| request.path.as_str())
+        .collect();
+    let server = format!("/containers/mcp-postgres-pool-{orphan}");
+    assert_eq!(removals[..2], [server.as_str(), "/images/sha256:used"]);
+}
+
+#[tokio::test]
+async fn a_dry_run_names_the_network_that_only_what_it_would_remove_is_on() {
+    let scene = Scene::new().await;
+    let [over, other] = [(); 2].map(|()| InstanceId::random());
+    {
+        let mut state = scene.daemon.state();
+        let network = state.add_network(
+            "dev-postgres-mcp",
+            json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" }),
+        );
+        // Somebody has renamed it: it is removed by its label.
+        let body = on("postgres:17", &network, over, "nobody");
+        state.add_container("renamed", body, "running");
+        let body = on("postgres:17", &network, other, "nobody");
+        state.add_container(&format!("mcp-postgres-{other}"), body, "running");
+    }
+    let swept = |id: InstanceId| Pruned {
+        kind: "instance",
+        name: id.to_string(),
+        reason: "its time to live has ended".into(),
+    };
+    let mut pruned = vec![swept(over)];
+    scene.engine.prune(true, &mut pruned).await.expect("it can be told");
+    assert_eq!(pruned, [swept(over)], "another instance is on it");
+    let mut pruned = vec![swept(over), swept(other)];
+    scene.engine.prune(true, &mut pruned).await.expect("it can be told");
+    let network = Pruned {
+        kind: "network",
+        name: "dev-postgres-mcp".into(),
+        reason: "no instance is on it".into(),
+    };
+    assert_eq!(pruned, [swept(over), swept(other), network]);
 }
 
 #[tokio::test]

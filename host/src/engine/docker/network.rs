@@ -6,7 +6,7 @@ use bollard::models::{ContainerSummary, Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
 use super::client::{Attempt, CallError, Client, Trace};
-use super::{DockerEngine, container, label};
+use super::{DockerEngine, container, label, prune};
 use crate::engine::{EngineError, Pruned};
 
 /// How often to look again after the network was made, or made twice, before that is an error.
@@ -161,7 +161,7 @@ pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
         .await;
 }
 
-/// Removes our networks that no instance is on, or will be when these servers have gone. `dry_run` only says which.
+/// Removes our networks that no instance is on, or will be when these have gone. `dry_run` only says which.
 pub(super) async fn prune(engine: &DockerEngine, leaving: &[Pruned], dry_run: bool) -> Result<Vec<Pruned>, CallError> {
     let (client, name) = (&engine.client, &engine.settings.network);
     let mut pruned = Vec::new();
@@ -192,10 +192,7 @@ async fn unused(client: &Client, name: &str, leaving: &[Pruned]) -> Result<Vec<S
         return Ok(Vec::new());
     }
     let mut containers = container::list(client, None).await?;
-    containers.retain(|container| {
-        let mut names = container.names.iter().flatten();
-        !names.any(|known| leaving.iter().any(|gone| gone.name == known.trim_start_matches('/')))
-    });
+    containers.retain(|container| !prune::is_leaving(container, leaving));
     Ok(networks
         .into_iter()
         .filter(|network| !containers.iter().any(|container| is_on(container, network)))

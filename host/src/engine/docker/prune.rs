@@ -1,6 +1,6 @@
 //! Removing what is only there to be fast and is of no use any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, ImageSummary};
@@ -15,15 +15,26 @@ use crate::metrics::METRICS;
 /// What some engines call an image that has no name.
 const NAMELESS: &str = "<none>:<none>";
 
-/// Removes everything of ours that is of no use any more, and adds it to `pruned`.
+/// Removes everything of ours that is of no use any more, and adds it to `pruned`. What uses something goes before it.
 pub(super) async fn prune(engine: &DockerEngine, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
-    templates(engine, dry_run, pruned).await?;
     let containers = container::list(&engine.client, None).await?;
-    let servers = orphans(engine, containers, dry_run).await;
-    pruned.extend_from_slice(&servers);
+    pruned.extend(orphans(engine, containers, dry_run).await);
     pruned.extend(template::remove_stale(engine, dry_run).await?);
-    pruned.extend(network::prune(engine, &servers, dry_run).await?);
+    templates(engine, dry_run, pruned).await?;
+    let networks = network::prune(engine, pruned, dry_run).await?;
+    pruned.extend(networks);
     Ok(())
+}
+
+/// Whether a container is among what was pruned, or would be.
+pub(super) fn is_leaving(container: &ContainerSummary, pruned: &[Pruned]) -> bool {
+    let id = container.labels.as_ref().and_then(|labels| labels.get(label::ID));
+    let names = container.names.iter().flatten();
+    let names: Vec<&str> = names.map(|name| name.trim_start_matches('/')).collect();
+    pruned.iter().any(|gone| match gone.kind {
+        "instance" => id == Some(&gone.name),
+        _ => names.contains(&gone.name.as_str()),
+    })
 }
 
 /// Waits for the removals among these that others have begun, and may have been killed in; whether there are any. What Docker
@@ -76,17 +87,27 @@ pub(super) async fn orphans(engine: &DockerEngine, containers: Vec<ContainerSumm
     pruned
 }
 
-/// Templates that are old. One that containers run on stays until they are gone.
+/// Templates that are old. One that containers run on stays until they are gone, those aside that were pruned.
 pub(super) async fn templates(
     engine: &DockerEngine,
     dry_run: bool,
     pruned: &mut Vec<Pruned>,
 ) -> Result<(), EngineError> {
+    let used = if dry_run {
+        used(engine, pruned).await?
+    } else {
+        HashSet::new()
+    };
     for summary in all(engine, false).await? {
         let Some(reason) = reason(engine, &summary).await? else {
             continue;
         };
-        if dry_run || remove_image(engine, &summary.id).await? {
+        let goes = if dry_run {
+            !used.contains(&summary.id)
+        } else {
+            remove_image(engine, &summary.id).await?
+        };
+        if goes {
             let name = summary.repo_tags.into_iter().next().unwrap_or(summary.id);
             pruned.push(Pruned {
                 kind: "template",
@@ -96,6 +117,16 @@ pub(super) async fn templates(
         }
     }
     Ok(())
+}
+
+/// The ids of the images that containers run on which stay. What runs on a template has inherited its label.
+async fn used(engine: &DockerEngine, pruned: &[Pruned]) -> Result<HashSet<String>, CallError> {
+    let mut containers = template::containers(engine).await?;
+    containers.retain(|container| !is_leaving(container, pruned));
+    Ok(containers
+        .into_iter()
+        .filter_map(|container| container.image_id)
+        .collect())
 }
 
 /// Removes the templates that have lost their name to another: where a maker was killed, Docker went on with what it had been

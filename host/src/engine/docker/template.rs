@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use bollard::models::{ContainerConfig, ContainerCreateBody};
+use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerSummary};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
     StartContainerOptions, StopContainerOptions,
@@ -302,20 +302,25 @@ async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback
     Err(Setback::Failed(format!("it ended; its log ends with:\n{last_lines}")))
 }
 
+/// The containers that templates are made in, and those that run on one.
+pub(super) async fn containers(engine: &DockerEngine) -> Result<Vec<ContainerSummary>, CallError> {
+    let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    engine
+        .client
+        .call("listing templates", |docker| async move {
+            docker.list_containers(Some(options)).await
+        })
+        .await
+}
+
 /// Removes the containers of templates whose makers have ended, or that are older than making one may take. `dry_run` only
 /// says which.
 ///
 /// # Errors
 /// If it can't be told which there are.
 pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-    let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    let containers = engine
-        .client
-        .call("listing templates", |docker| async move {
-            docker.list_containers(Some(options)).await
-        })
-        .await?;
+    let containers = containers(engine).await?;
     if containers.is_empty() {
         return Ok(Vec::new());
     }
