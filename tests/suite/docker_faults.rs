@@ -1256,6 +1256,34 @@ fn template(key: &str, source: &str) -> Value {
     })
 }
 
+#[tokio::test]
+async fn a_template_is_old_by_the_daemons_clock() {
+    let scene = Scene::new().await;
+    let day = 24 * 60 * 60;
+    let made = |days: i64| {
+        let mut template = template("old", "postgres:17");
+        // What it was made from is no matter here.
+        template["Labels"]["dev-postgres-mcp.template-of"] = json!("no image");
+        template["Created"] = json!(4_000_000_000 - days * day);
+        images(&[template])
+    };
+    let old = Pruned {
+        kind: "template",
+        name: "dev-postgres-mcp-template:old".into(),
+        reason: "it is 31 days old".into(),
+    };
+    // By this machine's clock, none has been made yet.
+    scene.daemon.state().system_time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000));
+    for (days, told) in [(31, vec![old]), (29, vec![])] {
+        scene.daemon.once(LIST_IMAGES, made(days));
+        assert_eq!(scene.prune(true).await, told);
+    }
+    let untold = Scene::new().await;
+    untold.daemon.once(LIST_IMAGES, made(31));
+    untold.daemon.once("GET /info", Fault::Status(403, "not for you"));
+    assert_eq!(untold.prune(true).await, []);
+}
+
 /// What is told of one whose image isn't there.
 fn template_gone(key: &str, source: &str) -> Pruned {
     Pruned {

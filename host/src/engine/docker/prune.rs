@@ -1,15 +1,14 @@
 //! Removing what is only there to be fast and is of no use any more.
 
 use std::collections::{HashMap, HashSet};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::models::{ContainerSummary, ContainerSummaryStateEnum, ImageSummary};
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptionsBuilder};
 
 use super::client::CallError;
-use super::{DockerEngine, container, image, label, network, remove, template};
-use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX};
-use crate::instance::Image;
+use super::{DockerEngine, age, container, image, label, network, remove, template};
+use crate::engine::{Engine as _, EngineError, Pruned, TEMPLATE_AGE_MAX};
+use crate::instance::{EngineKind, Image};
 use crate::metrics::METRICS;
 
 /// What some engines call an image that has no name.
@@ -177,11 +176,11 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
     if summary.repo_tags != [template::reference(key)] {
         return Ok(None);
     }
-    let created = u64::try_from(summary.created).unwrap_or_default();
-    let age = SystemTime::now()
-        .duration_since(UNIX_EPOCH + Duration::from_secs(created))
-        .unwrap_or_default();
-    if age > TEMPLATE_AGE_MAX {
+    // Where Docker doesn't tell the time, none is too old.
+    let now = engine.now(EngineKind::Docker).await.ok();
+    if let Some(age) = now.and_then(|now| age(summary.created, now))
+        && age > TEMPLATE_AGE_MAX
+    {
         return Ok(Some(format!("it is {} days old", age.as_secs() / 86_400)));
     }
     let Some(source) = summary.labels.get(label::TEMPLATE_OF) else {
