@@ -1358,6 +1358,25 @@ async fn a_dry_run_leaves_out_the_template_that_an_instance_runs_on_and_no_other
 }
 
 #[tokio::test]
+async fn what_a_template_was_made_from_goes_with_it_only_if_its_own_name_was_removed() {
+    let scene = Scene::new().await;
+    let listed = images(&[template("changed", "postgres:17"), template("gone", "postgres:2")]);
+    scene.daemon.once(LIST_IMAGES, listed);
+    scene.prune(false).await;
+    let state = scene.daemon.state();
+    let kept: Vec<(&str, bool)> = state
+        .requests
+        .iter()
+        .filter(|request| request.method == "DELETE")
+        .map(|request| {
+            let keeps_parents = request.query.get("noprune").is_some_and(|value| value == "true");
+            (request.path.as_str(), keeps_parents)
+        })
+        .collect();
+    assert_eq!(kept, [("/images/sha256:changed", true), ("/images/sha256:gone", false)]);
+}
+
+#[tokio::test]
 async fn a_dry_run_names_the_network_that_only_what_it_would_remove_is_on() {
     let scene = Scene::new().await;
     let [over, other] = [(); 2].map(|()| InstanceId::random());

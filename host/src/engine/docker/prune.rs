@@ -98,20 +98,20 @@ pub(super) async fn templates(
         HashSet::new()
     };
     for summary in all(engine, false).await? {
-        let Some(reason) = reason(engine, &summary).await? else {
+        let Some(old) = old(engine, &summary).await? else {
             continue;
         };
         let goes = if dry_run {
             !used.contains(&summary.id)
         } else {
-            remove_image(engine, &summary.id).await?
+            remove_image(engine, &summary.id, old.is_last).await?
         };
         if goes {
             let name = summary.repo_tags.into_iter().next().unwrap_or(summary.id);
             pruned.push(Pruned {
                 kind: "template",
                 name,
-                reason,
+                reason: old.reason,
             });
         }
     }
@@ -132,11 +132,11 @@ async fn used(engine: &DockerEngine, pruned: &[Pruned]) -> Result<HashSet<String
 /// asked for, and the next maker asked for the same.
 pub(super) async fn nameless_templates(engine: &DockerEngine) -> Result<(), EngineError> {
     for summary in all(engine, true).await? {
-        if let Some(reason) = reason(engine, &summary).await?
-            && remove_image(engine, &summary.id).await?
+        if let Some(old) = old(engine, &summary).await?
+            && remove_image(engine, &summary.id, old.is_last).await?
         {
             METRICS.reaped("template", "orphan");
-            tracing::info!(id = summary.id, reason, "removed a template");
+            tracing::info!(id = summary.id, reason = old.reason, "removed a template");
         }
     }
     Ok(())
@@ -156,9 +156,25 @@ async fn all(engine: &DockerEngine, only_nameless: bool) -> Result<Vec<ImageSumm
         .await
 }
 
+/// Why a template is of no use any more.
+struct Old {
+    reason: String,
+    /// Whether somebody has removed the image that it was made from, which Docker has kept for it since.
+    is_last: bool,
+}
+
+impl Old {
+    fn because(reason: impl Into<String>) -> Self {
+        Self {
+            reason: reason.into(),
+            is_last: false,
+        }
+    }
+}
+
 /// Why a template is old; `None` if it isn't, or isn't one: what a user has made of an instance with `docker commit` has
 /// inherited its labels, and the name of a template is what it hasn't.
-async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<String>, EngineError> {
+async fn old(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<Old>, EngineError> {
     let key = summary
         .labels
         .get(label::TEMPLATE)
@@ -171,43 +187,48 @@ async fn reason(engine: &DockerEngine, summary: &ImageSummary) -> Result<Option<
         // First: a maker names it before its container goes.
         let is_being_made = engine.inspect(&template::name(key)).await?.is_some();
         let was_named = !is_being_made && is_nameless_template(engine, summary).await?;
-        return Ok(was_named.then(|| "another one has its name".into()));
+        return Ok(was_named.then(|| Old::because("another one has its name")));
     }
     if summary.repo_tags != [template::reference(key)] {
         return Ok(None);
     }
+    let Some(source) = summary.labels.get(label::TEMPLATE_OF) else {
+        return Ok(Some(Old::because("another version of this program made it")));
+    };
+    if let Some(old) = outdated(engine, key, source).await? {
+        return Ok(Some(old));
+    }
     // Where Docker doesn't tell the time, none is too old.
     let now = engine.now(EngineKind::Docker).await.ok();
-    if let Some(age) = now.and_then(|now| age(summary.created, now))
-        && age > TEMPLATE_AGE_MAX
-    {
-        return Ok(Some(format!("it is {} days old", age.as_secs() / 86_400)));
-    }
-    let Some(source) = summary.labels.get(label::TEMPLATE_OF) else {
-        return Ok(Some("another version of this program made it".into()));
-    };
+    let age = now.and_then(|now| age(summary.created, now));
+    Ok(age
+        .filter(|age| *age > TEMPLATE_AGE_MAX)
+        .map(|age| Old::because(format!("it is {} days old", age.as_secs() / 86_400))))
+}
+
+/// Why what a template was made from makes another one now; `None` if it doesn't, or that can't be told.
+async fn outdated(engine: &DockerEngine, key: &str, source: &str) -> Result<Option<Old>, EngineError> {
     // Anybody may have written it, and it becomes a part of a request's path.
     let names_image = source
         .rsplit_once(':')
         .is_some_and(|(repository, tag)| Image::new(repository, tag).is_ok());
     if !names_image {
-        tracing::debug!(
-            key,
-            source,
-            "what a template says that it was made from is no image: it stays"
-        );
+        tracing::debug!(key, source, "what a template says that it was made from is no image");
         return Ok(None);
     }
     match image::inspect_reference(&engine.client, source).await {
         Ok(inspected) => {
             let changed = template::key(&inspected.into()) != key;
-            Ok(changed.then(|| format!("the image {source} has changed since")))
+            Ok(changed.then(|| Old::because(format!("the image {source} has changed since"))))
         }
-        Err(error) if error.status() == Some(404) => Ok(Some(format!("the image {source} is gone"))),
+        Err(error) if error.status() == Some(404) => Ok(Some(Old {
+            reason: format!("the image {source} is gone"),
+            is_last: true,
+        })),
         // What Docker can't tell of one image keeps no other from going.
         Err(error @ CallError::Refused { .. }) => {
             let error = EngineError::from(error);
-            tracing::debug!(key, source, %error, "nobody knows what a template was made from: it stays");
+            tracing::debug!(key, source, %error, "nobody knows what a template was made from");
             Ok(None)
         }
         Err(error) => Err(error.into()),
@@ -229,8 +250,12 @@ async fn is_nameless_template(engine: &DockerEngine, summary: &ImageSummary) -> 
 }
 
 /// `false` if containers run on it, somebody else was faster, or Docker can't: the others may go all the same.
-async fn remove_image(engine: &DockerEngine, id: &str) -> Result<bool, CallError> {
-    let options = RemoveImageOptionsBuilder::new().build();
+///
+/// Docker can remove what the image was made from along, if that has no name and nothing else is made from it. Where its
+/// name was removed, that is what its owner has asked for, and what would be left for ever; where it was given to another
+/// image, its owner may still want it.
+async fn remove_image(engine: &DockerEngine, id: &str, with_nameless_parents: bool) -> Result<bool, CallError> {
+    let options = RemoveImageOptionsBuilder::new().noprune(!with_nameless_parents).build();
     let removed = engine
         .client
         .change("removing a template", |docker| async move {
