@@ -1582,6 +1582,38 @@ async fn told(environment: &TestEnvironment, arguments: &[&str]) -> Value {
     serde_json::from_slice(&output.stdout).expect("JSON")
 }
 
+#[tokio::test]
+async fn the_log_says_what_was_removed_and_why() {
+    let daemon = ScriptedDaemon::start().await;
+    let leaving = InstanceId::random();
+    let leaving = {
+        let body = json!({ "Labels": labels(leaving, "2026-07-01T09:00:00Z") });
+        let mut state = daemon.state();
+        state.add_container(&format!("mcp-postgres-{leaving}"), body, "removing")
+    };
+    let removed = template("gone", "postgres:2");
+    daemon.once(LIST_IMAGES, images(&[removed]));
+    daemon.once("DELETE /images/sha256:gone", Fault::Body("[]"));
+    let environment = environment(&daemon).with("DEV_POSTGRES_MCP_LOG_LEVEL", "info");
+    let mut log = String::new();
+    // A prune sees nothing through that another command has begun.
+    for verb in ["list", "prune"] {
+        let command = environment.command(["postgres", verb]);
+        let output = Command::from(command).stdin(Stdio::null()).output().await;
+        let output = output.expect("it runs");
+        log += &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{verb}: {log}");
+    }
+    let told = |words: &[&str]| log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(told(&["what was being removed has gone", &leaving]), "{log}");
+    let template = [
+        "removed a template",
+        "dev-postgres-mcp-template:gone",
+        "the image postgres:2 is gone",
+    ];
+    assert!(told(&template), "{log}");
+}
+
 #[rstest]
 #[tokio::test]
 async fn an_instance_ends_by_the_daemons_clock_whatever_this_machines_shows(#[values(true, false)] is_ahead: bool) {

@@ -47,9 +47,12 @@ pub(super) async fn see_removals_through(engine: &DockerEngine, containers: &[Co
         }
         were_any = true;
         let container_id = container.id.as_deref().unwrap_or_default();
-        if let Err(error) = remove::remove_container(&engine.client, container_id).await {
-            let error = EngineError::from(error);
-            tracing::warn!(container_id, %error, "what is being removed stays for now");
+        match remove::remove_container(&engine.client, container_id).await {
+            Ok(_) => tracing::info!(container_id, "what was being removed has gone"),
+            Err(error) => {
+                let error = EngineError::from(error);
+                tracing::warn!(container_id, %error, "what is being removed stays for now");
+            }
         }
     }
     were_any
@@ -106,14 +109,18 @@ pub(super) async fn templates(
         } else {
             remove_image(engine, &summary.id, old.is_last).await?
         };
-        if goes {
-            let name = summary.repo_tags.into_iter().next().unwrap_or(summary.id);
-            pruned.push(Pruned {
-                kind: "template",
-                name,
-                reason: old.reason,
-            });
+        if !goes {
+            continue;
         }
+        let name = summary.repo_tags.into_iter().next().unwrap_or(summary.id);
+        if !dry_run {
+            tracing::info!(name, reason = old.reason, "removed a template");
+        }
+        pruned.push(Pruned {
+            kind: "template",
+            name,
+            reason: old.reason,
+        });
     }
     Ok(())
 }
