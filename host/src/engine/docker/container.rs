@@ -452,9 +452,12 @@ pub(super) fn status(state: Option<ContainerStateStatusEnum>) -> Status {
     use ContainerStateStatusEnum as State;
     match state {
         Some(State::CREATED) => Status::Created,
-        Some(State::RUNNING | State::RESTARTING | State::STOPPING) => Status::Running,
+        Some(State::RUNNING | State::STOPPING) => Status::Running,
         Some(State::PAUSED) => Status::Paused,
-        Some(State::EXITED | State::DEAD | State::REMOVING | State::EMPTY) | None => Status::Stopped,
+        // One that Docker restarts is between two runs.
+        Some(State::EXITED | State::DEAD | State::RESTARTING | State::REMOVING | State::EMPTY) | None => {
+            Status::Stopped
+        }
     }
 }
 
@@ -463,9 +466,12 @@ pub(super) fn summary_status(state: Option<ContainerSummaryStateEnum>) -> Status
     use ContainerSummaryStateEnum as State;
     match state {
         Some(State::CREATED) => Status::Created,
-        Some(State::RUNNING | State::RESTARTING | State::STOPPING) => Status::Running,
+        Some(State::RUNNING | State::STOPPING) => Status::Running,
         Some(State::PAUSED) => Status::Paused,
-        Some(State::EXITED | State::DEAD | State::REMOVING | State::EMPTY) | None => Status::Stopped,
+        // One that Docker restarts is between two runs.
+        Some(State::EXITED | State::DEAD | State::RESTARTING | State::REMOVING | State::EMPTY) | None => {
+            Status::Stopped
+        }
     }
 }
 
@@ -720,7 +726,7 @@ mod tests {
         for (state, expected) in [
             (State::CREATED, Status::Created),
             (State::RUNNING, Status::Running),
-            (State::RESTARTING, Status::Running),
+            (State::RESTARTING, Status::Stopped),
             (State::PAUSED, Status::Paused),
             (State::EXITED, Status::Stopped),
             (State::DEAD, Status::Stopped),
