@@ -745,6 +745,22 @@ async fn a_removal_that_is_dropped_is_finished() {
 }
 
 #[tokio::test]
+async fn an_instance_whose_container_docker_has_failed_to_remove_is_shown_as_stopped_and_dropped() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    for container in scene.daemon.state().containers.values_mut() {
+        container.state = "dead";
+    }
+    let listed = scene.engine.list().await.expect("a list");
+    let listed: Vec<_> = listed.iter().map(|instance| (instance.id, instance.status)).collect();
+    assert_eq!(listed, [(id, Status::Stopped)]);
+    let found = scene.engine.get(id).await.expect("an answer").expect("the instance");
+    assert_eq!(found.instance.status, Status::Stopped);
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_removal_touches_only_containers_with_the_label_of_that_id() {
     let scene = Scene::new().await;
     let id = InstanceId::random();
