@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
 use dev_postgres_mcp::engine::{Engine, EngineError, Pruned, Verdict};
 use dev_postgres_mcp::instance::{
-    Caller, Image, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
+    Caller, Image, Instance, InstanceId, InstanceSpec, Lifetime, Port, Progress, ProgressSink, Status,
 };
 use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp_tests::address_beyond_loopback;
@@ -19,6 +20,7 @@ use dev_postgres_mcp_tests::specs::{owner, spec};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::process::Command;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +35,7 @@ const CREATE_NETWORK: &str = "POST /networks/create";
 const REMOVE_NETWORK: &str = "DELETE /networks/*";
 const LIST: &str = "GET /containers/json";
 const LEASE: &str = "HEAD /containers/*/archive";
+const KEEP: &str = "PUT /containers/*/archive";
 const CREATE: &str = "POST /containers/create";
 const START: &str = "POST /containers/*/start";
 const REMOVE: &str = "DELETE /containers/*";
@@ -745,6 +748,44 @@ async fn a_removal_that_is_dropped_is_finished() {
 }
 
 #[tokio::test]
+async fn an_instance_that_has_gone_is_not_kept() {
+    let scene = Scene::new().await;
+    let keep = async |id: InstanceId| scene.engine.keep(id, Lifetime::Unlimited).await;
+    let error = keep(InstanceId::random()).await.expect_err("it never was");
+    assert!(matches!(error, EngineError::Gone), "{error}");
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(KEEP, Fault::Status(404, "No such container"));
+    let error = keep(id).await.expect_err("it went when it had been found");
+    assert!(matches!(error, EngineError::Gone), "{error}");
+    keep(id).await.expect("it is there");
+}
+
+#[tokio::test]
+async fn what_ends_with_the_runtime_that_it_was_begun_on_is_told_as_a_failure() {
+    let scene = Scene::new().await;
+    scene.daemon.always(LIST, Fault::Hang);
+    scene.daemon.always(INSPECT_IMAGE, Fault::Hang);
+    let (id, wanted, owner, nobody) = (InstanceId::random(), wanted(), owner(), ProgressSink::none());
+    let mut removal = scene.engine.remove(id);
+    let mut create = scene.engine.create(id, &wanted, &owner, port(), &nobody);
+    let dying = Runtime::new().expect("a runtime");
+    {
+        let _inside = dying.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(removal.as_mut().poll(&mut context).is_pending());
+        assert!(create.as_mut().poll(&mut context).is_pending());
+    }
+    dying.shutdown_background();
+    for (error, verb) in [
+        (removal.await.expect_err("nobody removes it"), "removing the instance"),
+        (create.await.expect_err("nobody creates it"), "creating the instance"),
+    ] {
+        let said = format!("{verb} failed: it ended without an answer; the log has the cause");
+        assert_eq!(error.to_string(), said);
+    }
+}
+
+#[tokio::test]
 async fn an_instance_whose_container_docker_has_failed_to_remove_is_shown_as_stopped_and_dropped() {
     let scene = Scene::new().await;
     let id = scene.create().await.expect("an instance");
@@ -853,18 +894,20 @@ async fn an_end_whose_log_cannot_be_read_is_told_all_the_same() {
 async fn a_wait_that_is_cut_is_an_error_and_no_end() {
     let scene = Scene::new().await;
     let id = scene.create().await.expect("an instance");
-    for fault in [
-        Fault::DoneThenCut,
-        Fault::Status(500, "no"),
-        Fault::Body(""),
-        Fault::CutChunks(vec![], Duration::ZERO),
+    for (fault, reason) in [
+        (Fault::DoneThenCut, ""),
+        (Fault::Status(500, "no"), "no"),
+        (Fault::Body(""), "Docker hung up"),
+        (Fault::CutChunks(vec![], Duration::ZERO), ""),
     ] {
         for container in scene.daemon.state().containers.values_mut() {
             container.state = "exited";
         }
         let what = format!("{fault:?}");
         scene.daemon.once(WAIT, fault);
-        scene.engine.ended(id).await.expect_err(&what);
+        let error = scene.engine.ended(id).await.expect_err(&what).to_string();
+        let said = format!("waiting for the container's end failed: {reason}");
+        assert!(error.starts_with(&said), "{what}: {error}");
     }
     assert_eq!(scene.asked(INSPECT), 0);
 }
@@ -1149,6 +1192,29 @@ async fn an_instance_on_a_remote_daemon_is_published_where_the_daemon_is_reached
             published.to_string()
         );
     }
+}
+
+#[tokio::test]
+async fn a_remote_daemon_whose_name_cannot_be_resolved_is_said_so_before_anything_is_made() {
+    // Longer than any name may be: no server is asked for it.
+    let name = format!("{}.invalid", "x".repeat(64));
+    let settings = DockerSettings {
+        host: Some(format!("tcp://{name}:2375")),
+        ..DockerSettings::default()
+    };
+    let engine = DockerEngine::new(settings, Owners::new(None), TaskTracker::new());
+    let created = engine
+        .create(InstanceId::random(), &wanted(), &owner(), port(), &ProgressSink::none())
+        .await;
+    let error = created.expect_err("there is no such host");
+    let EngineError::Unreachable { reason, advice, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(
+        reason.starts_with(&format!("the name {name} can't be resolved: ")),
+        "{reason}"
+    );
+    assert_eq!(advice, "Correct the address, which comes from the configuration.");
 }
 
 #[tokio::test]
