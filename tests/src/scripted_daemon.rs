@@ -73,7 +73,7 @@ pub struct Container {
     pub name: String,
     /// What it was created with.
     pub body: Value,
-    /// Docker's word: `created`, `running`, `exited`.
+    /// Docker's word: `created`, `running`, `exited`, …
     pub state: &'static str,
     /// The exit code.
     pub exit_code: i64,
@@ -83,6 +83,8 @@ pub struct Container {
     pub log: String,
     /// When its lease ends; `None` if it has none.
     pub lease: Option<SystemTime>,
+    /// When it was created, in seconds since 1970; `None` isn't told.
+    pub created: Option<i64>,
 }
 
 /// A network of the model.
@@ -92,6 +94,10 @@ pub struct Network {
     pub name: String,
     /// Its labels.
     pub labels: Value,
+    /// Its driver.
+    pub driver: String,
+    /// The driver's options.
+    pub options: Value,
 }
 
 /// What the daemon has.
@@ -121,11 +127,16 @@ impl State {
         format!("{:064x}", self.last_id)
     }
 
-    /// Adds a network.
+    /// Adds a bridge that containers on it don't reach each other by.
     pub fn add_network(&mut self, name: &str, labels: Value) -> String {
         let id = self.new_id();
-        let name = name.to_owned();
-        self.networks.insert(id.clone(), Network { name, labels });
+        let network = Network {
+            name: name.to_owned(),
+            labels,
+            driver: "bridge".into(),
+            options: json!({ "com.docker.network.bridge.enable_icc": "false" }),
+        };
+        self.networks.insert(id.clone(), network);
         id
     }
 
@@ -140,6 +151,7 @@ impl State {
             oom_killed: false,
             log: String::new(),
             lease: None,
+            created: None,
         };
         self.containers.insert(id.clone(), container);
         id
@@ -470,6 +482,7 @@ async fn answer(state: &Arc<Mutex<State>>, request: &Request) -> (u16, String) {
     }
     let mut state = lock(state);
     match (request.method.as_str(), parts.as_slice()) {
+        ("GET", ["_ping"]) => (200, "OK".into()),
         ("GET", ["version"]) => (
             200,
             json!({ "Version": "20.10.24", "ApiVersion": "1.41", "Os": "linux" }).to_string(),
@@ -565,7 +578,15 @@ fn list_networks(state: &State, request: &Request) -> (u16, String) {
         .iter()
         .filter(|(_, network)| names.is_empty() || names.iter().any(|name| network.name.contains(name)))
         .filter(|(_, network)| labels.iter().all(|label| has_label(&network.labels, label)))
-        .map(|(id, network)| json!({ "Id": id, "Name": network.name, "Labels": network.labels }))
+        .map(|(id, network)| {
+            json!({
+                "Id": id,
+                "Name": network.name,
+                "Labels": network.labels,
+                "Driver": network.driver,
+                "Options": network.options,
+            })
+        })
         .collect();
     (200, Value::from(networks).to_string())
 }
@@ -576,6 +597,10 @@ fn create_network(state: &mut State, request: &Request) -> (u16, String) {
         return error(409, &format!("network with name {name} already exists"));
     }
     let id = state.add_network(name, request.body["Labels"].clone());
+    if let Some(network) = state.networks.get_mut(&id) {
+        network.driver = request.body["Driver"].as_str().unwrap_or_default().to_owned();
+        network.options = request.body["Options"].clone();
+    }
     (201, json!({ "Id": id, "Warning": "" }).to_string())
 }
 
@@ -606,8 +631,11 @@ fn list_containers(state: &State, request: &Request) -> (u16, String) {
             json!({
                 "Id": id,
                 "Names": [format!("/{}", container.name)],
+                // It keeps no names of images.
+                "ImageID": container.body["Image"],
                 "Labels": container.body["Labels"],
                 "State": container.state,
+                "Created": container.created,
                 "HostConfig": { "NetworkMode": container.body["HostConfig"]["NetworkMode"] },
             })
         })

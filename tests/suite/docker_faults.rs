@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use dev_postgres_mcp::engine::docker::{DockerEngine, DockerSettings};
 use dev_postgres_mcp::engine::{Engine, EngineError, Pruned, Verdict};
 use dev_postgres_mcp::instance::{
-    Caller, Image, Instance, InstanceId, InstanceSpec, Port, Progress, ProgressSink, Status,
+    Caller, Image, Instance, InstanceId, InstanceSpec, Lifetime, Port, Progress, ProgressSink, Status,
 };
 use dev_postgres_mcp::owner::Owners;
 use dev_postgres_mcp_tests::address_beyond_loopback;
@@ -19,6 +20,7 @@ use dev_postgres_mcp_tests::specs::{owner, spec};
 use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::process::Command;
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -33,6 +35,7 @@ const CREATE_NETWORK: &str = "POST /networks/create";
 const REMOVE_NETWORK: &str = "DELETE /networks/*";
 const LIST: &str = "GET /containers/json";
 const LEASE: &str = "HEAD /containers/*/archive";
+const KEEP: &str = "PUT /containers/*/archive";
 const CREATE: &str = "POST /containers/create";
 const START: &str = "POST /containers/*/start";
 const REMOVE: &str = "DELETE /containers/*";
@@ -363,6 +366,58 @@ async fn a_network_of_somebody_else_is_an_error_and_stays() {
 }
 
 #[tokio::test]
+async fn a_network_with_our_label_that_lets_instances_reach_each_other_is_somebody_elses_and_stays() {
+    let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
+    let isolated = json!({ "com.docker.network.bridge.enable_icc": "false" });
+    for (driver, options) in [
+        ("bridge", json!({ "com.docker.network.bridge.enable_icc": "true" })),
+        ("bridge", json!({ "com.docker.network.driver.mtu": "1450" })),
+        ("bridge", Value::Null),
+        ("macvlan", isolated.clone()),
+    ] {
+        let scene = Scene::new().await;
+        let forged = scene.daemon.state().add_network("dev-postgres-mcp", ours.clone());
+        {
+            let mut state = scene.daemon.state();
+            let network = state.networks.get_mut(&forged).expect("it was added");
+            (network.driver, network.options) = (driver.to_owned(), options);
+        }
+        let error = scene.create().await.expect_err("a foreign network");
+        assert!(
+            error.to_string().contains("a network dev-postgres-mcp that isn't ours"),
+            "{error}"
+        );
+        assert_eq!(scene.prune(false).await, []);
+        scene.tracker.close();
+        scene.tracker.wait().await;
+        assert_eq!((scene.asked(CREATE), scene.asked(REMOVE_NETWORK)), (0, 0));
+    }
+    // What the daemon gives every network is no matter.
+    let scene = Scene::new().await;
+    let one = scene.daemon.state().add_network("dev-postgres-mcp", ours);
+    {
+        let mut state = scene.daemon.state();
+        let network = state.networks.get_mut(&one).expect("it was added");
+        network.options = isolated;
+        network.options["com.docker.network.driver.mtu"] = json!("1450");
+    }
+    scene.create().await.expect("an instance");
+    assert_eq!(scene.asked(CREATE_NETWORK), 0);
+}
+
+#[tokio::test]
+async fn a_network_that_is_removed_as_often_as_it_is_made_is_an_error_in_the_end() {
+    let scene = Scene::new().await;
+    scene.daemon.always(LIST_NETWORKS, Fault::Body("[]"));
+    let error = scene.create().await.expect_err("no network");
+    assert_eq!(
+        error.to_string(),
+        "creating the network failed: the network dev-postgres-mcp is removed or doubled as often as it is made"
+    );
+    assert_eq!(scene.asked(CREATE), 0);
+}
+
+#[tokio::test]
 async fn an_image_that_vanished_is_no_such_image() {
     let scene = Scene::new().await;
     scene
@@ -598,6 +653,52 @@ async fn what_is_being_removed_is_no_instance_any_more_and_the_next_start_sees_t
 }
 
 #[tokio::test]
+async fn what_is_called_or_labelled_as_ours_only_in_part_is_not_removed_whatever_its_owner_and_its_state() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let id = InstanceId::random().to_string();
+    let (upper, bare) = (id.to_uppercase(), id.replace('-', ""));
+    let waiting = |id: &str| format!("mcp-postgres-pool-{id}");
+    let forged = [
+        (waiting(&id), None, "running"),
+        // What is no id, or written as none is.
+        (waiting("mine"), Some("mine"), "running"),
+        (waiting(""), Some(""), "exited"),
+        (waiting(&upper), Some(upper.as_str()), "running"),
+        (waiting("leaving"), Some("mine"), "removing"),
+        ("leaving".to_owned(), Some(bare.as_str()), "removing"),
+    ];
+    for (name, label, state) in &forged {
+        let mut labels = json!({ "dev-postgres-mcp.owner": ended });
+        if let Some(label) = label {
+            labels["dev-postgres-mcp.id"] = json!(label);
+        }
+        let body = json!({ "Labels": labels });
+        scene.daemon.state().add_container(name, body, state);
+    }
+    scene.engine.recover(true).await.expect("recovered");
+    assert_eq!(scene.prune(false).await, []);
+    assert_eq!(scene.asked(REMOVE), 0);
+    assert_eq!(scene.daemon.state().containers.len(), forged.len());
+}
+
+#[tokio::test]
+async fn one_that_waits_and_was_given_another_name_is_an_instance_that_can_be_dropped() {
+    let scene = Scene::new().await;
+    let id = InstanceId::random();
+    let body = json!({ "Labels": labels(id, "2026-07-01T09:00:00Z") });
+    scene
+        .daemon
+        .state()
+        .add_container("mcp-postgres-pool-mine", body, "running");
+    let listed = scene.engine.list().await.expect("a list");
+    assert_eq!(listed.iter().map(|instance| instance.id).collect::<Vec<_>>(), [id]);
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_removal_that_docker_fails_at_is_tried_again_before_anybody_is_told() {
     let busy = Fault::Status(
         500,
@@ -643,6 +744,60 @@ async fn a_removal_that_is_dropped_is_finished() {
     scene.daemon.once(REMOVE, Fault::Slow(Duration::from_millis(100)));
     let dropped = tokio::time::timeout(Duration::from_millis(30), scene.engine.remove(id)).await;
     assert!(dropped.is_err());
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn an_instance_that_has_gone_is_not_kept() {
+    let scene = Scene::new().await;
+    let keep = async |id: InstanceId| scene.engine.keep(id, Lifetime::Unlimited).await;
+    let error = keep(InstanceId::random()).await.expect_err("it never was");
+    assert!(matches!(error, EngineError::Gone), "{error}");
+    let id = scene.create().await.expect("an instance");
+    scene.daemon.once(KEEP, Fault::Status(404, "No such container"));
+    let error = keep(id).await.expect_err("it went when it had been found");
+    assert!(matches!(error, EngineError::Gone), "{error}");
+    keep(id).await.expect("it is there");
+}
+
+#[tokio::test]
+async fn what_ends_with_the_runtime_that_it_was_begun_on_is_told_as_a_failure() {
+    let scene = Scene::new().await;
+    scene.daemon.always(LIST, Fault::Hang);
+    scene.daemon.always(INSPECT_IMAGE, Fault::Hang);
+    let (id, wanted, owner, nobody) = (InstanceId::random(), wanted(), owner(), ProgressSink::none());
+    let mut removal = scene.engine.remove(id);
+    let mut create = scene.engine.create(id, &wanted, &owner, port(), &nobody);
+    let dying = Runtime::new().expect("a runtime");
+    {
+        let _inside = dying.enter();
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(removal.as_mut().poll(&mut context).is_pending());
+        assert!(create.as_mut().poll(&mut context).is_pending());
+    }
+    dying.shutdown_background();
+    for (error, verb) in [
+        (removal.await.expect_err("nobody removes it"), "removing the instance"),
+        (create.await.expect_err("nobody creates it"), "creating the instance"),
+    ] {
+        let said = format!("{verb} failed: it ended without an answer; the log has the cause");
+        assert_eq!(error.to_string(), said);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_whose_container_docker_has_failed_to_remove_is_shown_as_stopped_and_dropped() {
+    let scene = Scene::new().await;
+    let id = scene.create().await.expect("an instance");
+    for container in scene.daemon.state().containers.values_mut() {
+        container.state = "dead";
+    }
+    let listed = scene.engine.list().await.expect("a list");
+    let listed: Vec<_> = listed.iter().map(|instance| (instance.id, instance.status)).collect();
+    assert_eq!(listed, [(id, Status::Stopped)]);
+    let found = scene.engine.get(id).await.expect("an answer").expect("the instance");
+    assert_eq!(found.instance.status, Status::Stopped);
+    assert!(scene.engine.remove(id).await.expect("removed"));
     scene.assert_nothing_left().await;
 }
 
@@ -739,18 +894,20 @@ async fn an_end_whose_log_cannot_be_read_is_told_all_the_same() {
 async fn a_wait_that_is_cut_is_an_error_and_no_end() {
     let scene = Scene::new().await;
     let id = scene.create().await.expect("an instance");
-    for fault in [
-        Fault::DoneThenCut,
-        Fault::Status(500, "no"),
-        Fault::Body(""),
-        Fault::CutChunks(vec![], Duration::ZERO),
+    for (fault, reason) in [
+        (Fault::DoneThenCut, ""),
+        (Fault::Status(500, "no"), "no"),
+        (Fault::Body(""), "Docker hung up"),
+        (Fault::CutChunks(vec![], Duration::ZERO), ""),
     ] {
         for container in scene.daemon.state().containers.values_mut() {
             container.state = "exited";
         }
         let what = format!("{fault:?}");
         scene.daemon.once(WAIT, fault);
-        scene.engine.ended(id).await.expect_err(&what);
+        let error = scene.engine.ended(id).await.expect_err(&what).to_string();
+        let said = format!("waiting for the container's end failed: {reason}");
+        assert!(error.starts_with(&said), "{what}: {error}");
     }
     assert_eq!(scene.asked(INSPECT), 0);
 }
@@ -1038,6 +1195,29 @@ async fn an_instance_on_a_remote_daemon_is_published_where_the_daemon_is_reached
 }
 
 #[tokio::test]
+async fn a_remote_daemon_whose_name_cannot_be_resolved_is_said_so_before_anything_is_made() {
+    // Longer than any name may be: no server is asked for it.
+    let name = format!("{}.invalid", "x".repeat(64));
+    let settings = DockerSettings {
+        host: Some(format!("tcp://{name}:2375")),
+        ..DockerSettings::default()
+    };
+    let engine = DockerEngine::new(settings, Owners::new(None), TaskTracker::new());
+    let created = engine
+        .create(InstanceId::random(), &wanted(), &owner(), port(), &ProgressSink::none())
+        .await;
+    let error = created.expect_err("there is no such host");
+    let EngineError::Unreachable { reason, advice, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(
+        reason.starts_with(&format!("the name {name} can't be resolved: ")),
+        "{reason}"
+    );
+    assert_eq!(advice, "Correct the address, which comes from the configuration.");
+}
+
+#[tokio::test]
 async fn an_address_that_the_remote_daemon_lacks_is_explained() {
     let scene = Scene::new().await;
     scene.daemon.once(
@@ -1129,38 +1309,187 @@ async fn a_password_that_docker_quotes_is_in_no_answer_and_no_line_of_the_log() 
 #[tokio::test]
 async fn an_image_that_docker_tells_nothing_of_keeps_no_old_template_from_being_pruned() {
     let scene = Scene::new().await;
-    // Made in 2096, which is not long ago.
-    let template = |key: &str, source: &str| {
-        json!({
-            "Id": format!("sha256:{key}"),
-            "ParentId": "",
-            "RepoTags": [format!("dev-postgres-mcp-template:{key}")],
-            "RepoDigests": [],
-            "Created": 4_000_000_000_u64,
-            "Size": 1,
-            "SharedSize": -1,
-            "Labels": { "dev-postgres-mcp.template": key, "dev-postgres-mcp.template-of": source },
-            "Containers": -1,
-        })
-    };
-    let listed = json!([
+    let listed = images(&[
         template("refused", "postgres:1"),
         template("gone", "postgres:2"),
         template("nonsense", "../containers/json?all=1"),
         template("nothing", ""),
     ]);
-    let listed: &'static str = Box::leak(listed.to_string().into());
     for status in [400, 500] {
-        scene.daemon.once(LIST_IMAGES, Fault::Body(listed));
+        scene.daemon.once(LIST_IMAGES, listed.clone());
         scene.daemon.once(INSPECT_IMAGE, Fault::Status(status, "no"));
-        let gone = Pruned {
-            kind: "template",
-            name: "dev-postgres-mcp-template:gone".into(),
-            reason: "the image postgres:2 is gone".into(),
-        };
-        assert_eq!(scene.prune(true).await, [gone]);
+        assert_eq!(scene.prune(true).await, [template_gone("gone", "postgres:2")]);
     }
     assert_eq!(scene.asked(INSPECT_IMAGE), 4, "what names no image is not asked for");
+}
+
+/// A template as Docker lists it. It was made in 2096, which is not long ago.
+fn template(key: &str, source: &str) -> Value {
+    json!({
+        "Id": format!("sha256:{key}"),
+        "ParentId": "",
+        "RepoTags": [format!("dev-postgres-mcp-template:{key}")],
+        "RepoDigests": [],
+        "Created": 4_000_000_000_u64,
+        "Size": 1,
+        "SharedSize": -1,
+        "Labels": { "dev-postgres-mcp.template": key, "dev-postgres-mcp.template-of": source },
+        "Containers": -1,
+    })
+}
+
+#[tokio::test]
+async fn a_template_is_old_by_the_daemons_clock() {
+    let scene = Scene::new().await;
+    let day = 24 * 60 * 60;
+    let made = |days: i64| {
+        let mut template = template("old", "postgres:17");
+        // What it was made from is no matter here.
+        template["Labels"]["dev-postgres-mcp.template-of"] = json!("no image");
+        template["Created"] = json!(4_000_000_000 - days * day);
+        images(&[template])
+    };
+    let old = Pruned {
+        kind: "template",
+        name: "dev-postgres-mcp-template:old".into(),
+        reason: "it is 31 days old".into(),
+    };
+    // By this machine's clock, none has been made yet.
+    scene.daemon.state().system_time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000));
+    for (days, told) in [(31, vec![old]), (29, vec![])] {
+        scene.daemon.once(LIST_IMAGES, made(days));
+        assert_eq!(scene.prune(true).await, told);
+    }
+    let untold = Scene::new().await;
+    untold.daemon.once(LIST_IMAGES, made(31));
+    untold.daemon.once("GET /info", Fault::Status(403, "not for you"));
+    assert_eq!(untold.prune(true).await, []);
+}
+
+/// What is told of one whose image isn't there.
+fn template_gone(key: &str, source: &str) -> Pruned {
+    Pruned {
+        kind: "template",
+        name: format!("dev-postgres-mcp-template:{key}"),
+        reason: format!("the image {source} is gone"),
+    }
+}
+
+/// The images that the daemon lists.
+fn images(images: &[Value]) -> Fault {
+    Fault::Body(Box::leak(Value::from(images).to_string().into_boxed_str()))
+}
+
+/// A container of ours on this image and this network.
+fn on(image: &str, network: &str, id: InstanceId, owner: &str) -> Value {
+    let labels = json!({
+        "dev-postgres-mcp.id": id.to_string(),
+        "dev-postgres-mcp.owner": owner,
+        "dev-postgres-mcp.template": "k",
+    });
+    json!({ "Image": image, "Labels": labels, "HostConfig": { "NetworkMode": network } })
+}
+
+#[tokio::test]
+async fn a_dry_run_leaves_out_the_template_that_an_instance_runs_on_and_no_other() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let keys = ["used", "stopped", "of-orphan", "of-over", "free"];
+    scene
+        .daemon
+        .always(LIST_IMAGES, images(&keys.map(|key| template(key, "postgres:2"))));
+    let [used, stopped, orphan, over] = [(); 4].map(|()| InstanceId::random());
+    {
+        let mut state = scene.daemon.state();
+        for (id, key, called, runs) in [
+            (used, "used", "", "running"),
+            (stopped, "stopped", "", "exited"),
+            (orphan, "of-orphan", "pool-", "running"),
+            (over, "of-over", "", "running"),
+        ] {
+            let body = on(&format!("sha256:{key}"), "bridge", id, &ended);
+            state.add_container(&format!("mcp-postgres-{called}{id}"), body, runs);
+        }
+    }
+    let swept = Pruned {
+        kind: "instance",
+        name: over.to_string(),
+        reason: "its time to live has ended".into(),
+    };
+    let mut pruned = vec![swept.clone()];
+    scene.engine.prune(true, &mut pruned).await.expect("it can be told");
+    let server = Pruned {
+        kind: "server",
+        name: format!("mcp-postgres-pool-{orphan}"),
+        reason: "it was started ahead by a process that has ended".into(),
+    };
+    let gone = ["of-orphan", "of-over", "free"].map(|key| template_gone(key, "postgres:2"));
+    assert_eq!(pruned, [&[swept, server][..], &gone[..]].concat());
+    // A server goes before its template, which Docker keeps for as long.
+    scene.prune(false).await;
+    let state = scene.daemon.state();
+    let removals: Vec<&str> = state
+        .requests
+        .iter()
+        .filter(|request| request.method == "DELETE")
+        .map(|request| request.path.as_str())
+        .collect();
+    let server = format!("/containers/mcp-postgres-pool-{orphan}");
+    assert_eq!(removals[..2], [server.as_str(), "/images/sha256:used"]);
+}
+
+#[tokio::test]
+async fn what_a_template_was_made_from_goes_with_it_only_if_its_own_name_was_removed() {
+    let scene = Scene::new().await;
+    let listed = images(&[template("changed", "postgres:17"), template("gone", "postgres:2")]);
+    scene.daemon.once(LIST_IMAGES, listed);
+    scene.prune(false).await;
+    let state = scene.daemon.state();
+    let kept: Vec<(&str, bool)> = state
+        .requests
+        .iter()
+        .filter(|request| request.method == "DELETE")
+        .map(|request| {
+            let keeps_parents = request.query.get("noprune").is_some_and(|value| value == "true");
+            (request.path.as_str(), keeps_parents)
+        })
+        .collect();
+    assert_eq!(kept, [("/images/sha256:changed", true), ("/images/sha256:gone", false)]);
+}
+
+#[tokio::test]
+async fn a_dry_run_names_the_network_that_only_what_it_would_remove_is_on() {
+    let scene = Scene::new().await;
+    let [over, other] = [(); 2].map(|()| InstanceId::random());
+    {
+        let mut state = scene.daemon.state();
+        let network = state.add_network(
+            "dev-postgres-mcp",
+            json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" }),
+        );
+        // Somebody has renamed it: it is removed by its label.
+        let body = on("postgres:17", &network, over, "nobody");
+        state.add_container("renamed", body, "running");
+        let body = on("postgres:17", &network, other, "nobody");
+        state.add_container(&format!("mcp-postgres-{other}"), body, "running");
+    }
+    let swept = |id: InstanceId| Pruned {
+        kind: "instance",
+        name: id.to_string(),
+        reason: "its time to live has ended".into(),
+    };
+    let mut pruned = vec![swept(over)];
+    scene.engine.prune(true, &mut pruned).await.expect("it can be told");
+    assert_eq!(pruned, [swept(over)], "another instance is on it");
+    let mut pruned = vec![swept(over), swept(other)];
+    scene.engine.prune(true, &mut pruned).await.expect("it can be told");
+    let network = Pruned {
+        kind: "network",
+        name: "dev-postgres-mcp".into(),
+        reason: "no instance is on it".into(),
+    };
+    assert_eq!(pruned, [swept(over), swept(other), network]);
 }
 
 #[tokio::test]
@@ -1168,19 +1497,21 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
     let state = tempfile::tempdir().expect("a folder");
     let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
     let scene = Scene::with(Owners::new(Some(state.path()))).await;
-    let waiting = format!("mcp-postgres-pool-{}", InstanceId::random());
+    let id = InstanceId::random().to_string();
+    let waiting = format!("mcp-postgres-pool-{id}");
     {
         let mut state = scene.daemon.state();
         let ours = json!({ "dev-postgres-mcp.network": "dev-postgres-mcp" });
         let network = state.add_network("dev-postgres-mcp", ours);
-        let id = InstanceId::random().to_string();
         let labels = json!({ "dev-postgres-mcp.id": id, "dev-postgres-mcp.owner": ended });
         let on_it = json!({ "Labels": labels, "HostConfig": { "NetworkMode": network } });
         state.add_container(&waiting, on_it, "running");
-        // Both were made in 1970, as far as this daemon tells; one isn't called as we call them.
+        // Both were made in 1970; one isn't called as we call them.
         let template = json!({ "Labels": { "dev-postgres-mcp.template": "k" } });
-        state.add_container("dev-postgres-mcp-template-k", template.clone(), "exited");
-        state.add_container("mine", template, "exited");
+        for name in ["dev-postgres-mcp-template-k", "mine"] {
+            let container = state.add_container(name, template.clone(), "exited");
+            state.containers.get_mut(&container).expect("it was added").created = Some(1);
+        }
     }
     let pruned = |kind, name: &str, reason: &str| Pruned {
         kind,
@@ -1218,6 +1549,111 @@ async fn a_prune_names_all_that_it_removes_and_a_dry_run_names_the_same_and_leav
     assert_eq!(scene.prune(false).await, []);
 }
 
+#[tokio::test]
+async fn a_server_that_nobody_has_taken_in_12_hours_by_the_daemons_clock_goes_whoever_owns_it() {
+    let scene = Scene::new().await;
+    // By this machine's clock, all were made long ago.
+    let now = 1_000_000_000;
+    let hour = 60 * 60;
+    let id = InstanceId::random;
+    let (old, younger, untold, instance) = (id(), id(), id(), id());
+    let named = |of: &str, id: InstanceId| format!("mcp-postgres-{of}{id}");
+    {
+        let mut state = scene.daemon.state();
+        state.system_time = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(now));
+        let now = i64::try_from(now).expect("not soon");
+        for (id, name, created) in [
+            (old, named("pool-", old), Some(now - 12 * hour - 1)),
+            (younger, named("pool-", younger), Some(now - 11 * hour)),
+            (untold, named("pool-", untold), None),
+            (instance, named("", instance), Some(1)),
+        ] {
+            let mut labels = labels(id, "2026-07-01T09:00:00Z");
+            labels["dev-postgres-mcp.owner"] = json!(format!("{}.{}", InstanceId::random(), InstanceId::random()));
+            let container = state.add_container(&name, json!({ "Labels": labels }), "running");
+            state.containers.get_mut(&container).expect("it was added").created = created;
+        }
+        // Times that no daemon tells.
+        for created in [0, -1, i64::MIN, i64::MAX] {
+            let labels = labels(id(), "2026-07-01T09:00:00Z");
+            let name = named(
+                "pool-",
+                labels["dev-postgres-mcp.id"]
+                    .as_str()
+                    .expect("text")
+                    .parse()
+                    .expect("an id"),
+            );
+            let container = state.add_container(&name, json!({ "Labels": labels }), "running");
+            state.containers.get_mut(&container).expect("it was added").created = Some(created);
+        }
+    }
+    let removed = Pruned {
+        kind: "server",
+        name: named("pool-", old),
+        reason: "nobody has taken it in 12 hours".into(),
+    };
+    assert_eq!(scene.prune(true).await, std::slice::from_ref(&removed));
+    let is_there = |name: &str| {
+        scene
+            .daemon
+            .state()
+            .containers
+            .values()
+            .any(|container| container.name == name)
+    };
+    assert!(is_there(&removed.name));
+    scene.engine.recover(false).await.expect("recovered");
+    assert!(!is_there(&removed.name));
+    assert_eq!(scene.daemon.state().containers.len(), 7);
+    assert_eq!(scene.prune(false).await, []);
+    assert!(is_there(&named("", instance)));
+}
+
+#[tokio::test]
+async fn a_server_that_is_assigned_at_the_moment_when_it_would_be_removed_stays_as_the_instance() {
+    let scene = Scene::new().await;
+    let id = InstanceId::random();
+    let container = {
+        let mut state = scene.daemon.state();
+        let body = json!({ "Labels": labels(id, "2026-07-01T09:00:00Z") });
+        let container = state.add_container(&format!("mcp-postgres-pool-{id}"), body, "running");
+        state.containers.get_mut(&container).expect("it was added").created = Some(1);
+        container
+    };
+    // It is looked at, and becomes an instance before its removal is asked for.
+    scene.daemon.once("GET /info", Fault::Slow(REQUEST_TIMEOUT / 3));
+    let assigned = async {
+        while scene.asked("GET /info") == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let mut state = scene.daemon.state();
+        state.containers.get_mut(&container).expect("it is there").name = format!("mcp-postgres-{id}");
+    };
+    let (pruned, ()) = tokio::join!(scene.prune(false), assigned);
+    assert_eq!(pruned, []);
+    assert_eq!(scene.asked(REMOVE), 1, "it was on its way out");
+    let listed = scene.engine.list().await.expect("a list");
+    assert_eq!(listed.iter().map(|instance| instance.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn where_docker_does_not_tell_the_time_the_servers_of_ended_processes_go_all_the_same() {
+    let state = tempfile::tempdir().expect("a folder");
+    let ended = Owners::new(Some(state.path())).owner(&Caller::default()).process;
+    let scene = Scene::with(Owners::new(Some(state.path()))).await;
+    let id = InstanceId::random();
+    let labels = json!({ "dev-postgres-mcp.id": id.to_string(), "dev-postgres-mcp.owner": ended });
+    let name = format!("mcp-postgres-pool-{id}");
+    scene
+        .daemon
+        .state()
+        .add_container(&name, json!({ "Labels": labels }), "running");
+    scene.daemon.always("GET /info", Fault::Status(403, "not for you"));
+    scene.engine.recover(false).await.expect("recovered");
+    scene.assert_nothing_left().await;
+}
+
 /// What the program prints; the daemon goes on meanwhile.
 async fn told(environment: &TestEnvironment, arguments: &[&str]) -> Value {
     let command = environment.command(["--output", "json"].iter().chain(arguments));
@@ -1226,6 +1662,38 @@ async fn told(environment: &TestEnvironment, arguments: &[&str]) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{arguments:?}: {said}");
     serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[tokio::test]
+async fn the_log_says_what_was_removed_and_why() {
+    let daemon = ScriptedDaemon::start().await;
+    let leaving = InstanceId::random();
+    let leaving = {
+        let body = json!({ "Labels": labels(leaving, "2026-07-01T09:00:00Z") });
+        let mut state = daemon.state();
+        state.add_container(&format!("mcp-postgres-{leaving}"), body, "removing")
+    };
+    let removed = template("gone", "postgres:2");
+    daemon.once(LIST_IMAGES, images(&[removed]));
+    daemon.once("DELETE /images/sha256:gone", Fault::Body("[]"));
+    let environment = environment(&daemon).with("DEV_POSTGRES_MCP_LOG_LEVEL", "info");
+    let mut log = String::new();
+    // A prune sees nothing through that another command has begun.
+    for verb in ["list", "prune"] {
+        let command = environment.command(["postgres", verb]);
+        let output = Command::from(command).stdin(Stdio::null()).output().await;
+        let output = output.expect("it runs");
+        log += &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{verb}: {log}");
+    }
+    let told = |words: &[&str]| log.lines().any(|line| words.iter().all(|word| line.contains(word)));
+    assert!(told(&["what was being removed has gone", &leaving]), "{log}");
+    let template = [
+        "removed a template",
+        "dev-postgres-mcp-template:gone",
+        "the image postgres:2 is gone",
+    ];
+    assert!(told(&template), "{log}");
 }
 
 #[rstest]

@@ -177,6 +177,11 @@ async fn a_container_without_our_label_is_never_touched_whatever_else_it_has_of_
         Planted::create(&any_name(), &labels(&upper, &ended)).await,
         Planted::create(&any_name(), &labels(&bare, &ended)).await,
         Planted::create(&any_name(), &labels("", &ended)).await,
+        Planted::create(
+            &format!("mcp-postgres-pool-{}", InstanceId::random()),
+            &labels("mine", &ended),
+        )
+        .await,
     ];
     let (succeeded, listed, said) = run(&environment, &["postgres", "list"]);
     assert!(succeeded, "{said}");
@@ -277,7 +282,7 @@ async fn status(scene: &Scene<DockerGround>, found: &Found) -> Status {
 }
 
 #[tokio::test]
-async fn an_instance_that_docker_restarts_is_shown_as_running_and_dropped_in_the_middle_of_it() {
+async fn an_instance_that_docker_restarts_in_vain_is_shown_as_stopped_and_dropped_in_the_middle_of_it() {
     let scene = scene();
     let found = scene.create(scene.plain()).await;
     connect_when_ready(&found).await;
@@ -301,8 +306,19 @@ async fn an_instance_that_docker_restarts_is_shown_as_running_and_dropped_in_the
     ];
     docker(&ended).await;
     let begun = Instant::now();
-    while docker(&["inspect", "--format", "{{.State.Status}}", container]).await != "restarting" {
+    let state = async || docker(&["inspect", "--format", "{{.State.Status}} {{.RestartCount}}", container]).await;
+    loop {
         assert!(begun.elapsed() < PATIENCE, "Docker restarts it");
+        let before = state().await;
+        let got = scene.engine.get(found.instance.id).await.expect("an answer");
+        let listed = scene.engine.list().await.expect("a list");
+        // It was between the same two runs all the time.
+        if before.starts_with("restarting") && before == state().await {
+            assert_eq!(got.expect("the instance").instance.status, Status::Stopped);
+            let listed = listed.iter().find(|instance| instance.id == found.instance.id);
+            assert_eq!(listed.expect("listed").status, Status::Stopped);
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let (one, other) = (scene.engine.remove(found.instance.id), scene.another_engine());

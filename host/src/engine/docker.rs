@@ -19,7 +19,7 @@
 //! The password is no label: it is in the container's environment, which `docker ps` doesn't show.
 //!
 //! A container that was started ahead is called `mcp-postgres-pool-<id>` while it waits, and `mcp-postgres-<id>` from when
-//! it is an instance; names and password are in a file in it then.
+//! it is an instance; names and password are in a file in it then. One that waits for too long goes, whoever owns it.
 
 mod assign;
 mod bootstrap;
@@ -42,7 +42,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use bollard::models::{
@@ -89,6 +89,9 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 const READS_AT_ONCE: usize = 8;
 /// For how long it is known how far the daemon's clock is from this machine's.
 const CLOCK_HOLDS: Duration = Duration::from_mins(1);
+/// How long a server may wait to become an instance, whoever owns it: its pool has another in its place long before, and
+/// where that has ended, nobody else may be able to tell.
+const WAITING_MAX: Duration = Duration::from_hours(12);
 
 /// What the Docker engine goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -321,20 +324,29 @@ impl DockerEngine {
         Ok(instances)
     }
 
-    /// The containers, by id and name, that wait to become instances for processes that have ended.
-    async fn orphans(&self, containers: Vec<ContainerSummary>) -> Vec<(String, String)> {
-        let waiting = containers.into_iter().filter(container::is_waiting);
-        let owned: Vec<_> = waiting
-            .filter_map(|container| {
-                let owner = container.labels?.remove(label::OWNER)?;
-                let name = container.names?.into_iter().next()?;
-                Some((container.id?, name.trim_start_matches('/').to_owned(), owner))
-            })
-            .collect();
+    /// The names of the containers that wait to become instances and never will, each with why, as a clause.
+    async fn orphans(&self, containers: Vec<ContainerSummary>) -> Vec<(String, &'static str)> {
+        let waiting: Vec<_> = containers.into_iter().filter(container::is_waiting).collect();
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        // Where Docker doesn't tell the time, their owners still can be judged.
+        let now = self.now(EngineKind::Docker).await.ok();
         let owners = self.owners.clone();
         let judged = tokio::task::spawn_blocking(move || {
-            let ended = owned.into_iter().filter(|(.., owner)| owners.has_ended(owner));
-            ended.map(|(id, name, _)| (id, name)).collect()
+            let orphans = waiting.into_iter().filter_map(|container| {
+                let labels = container.labels?;
+                let has_ended = labels.get(label::OWNER).is_some_and(|owner| owners.has_ended(owner));
+                let why = if has_ended {
+                    "it was started ahead by a process that has ended"
+                } else if age(container.created?, now?)? > WAITING_MAX {
+                    "nobody has taken it in 12 hours"
+                } else {
+                    return None;
+                };
+                Some((container::waiting_name(container::id(&labels)?), why))
+            });
+            orphans.collect()
         });
         judged.await.unwrap_or_default()
     }
@@ -377,6 +389,13 @@ fn instances(mut containers: Vec<ContainerSummary>) -> Vec<(InstanceId, Containe
         .filter_map(|container| Some((container::id(container.labels.as_ref()?)?, container)))
         .filter(|(id, _)| seen.insert(*id))
         .collect()
+}
+
+/// How old at this time what Docker made then is, in seconds since 1970; `None` if that makes no sense.
+fn age(created: i64, now: SystemTime) -> Option<Duration> {
+    let created = u64::try_from(created).ok().filter(|seconds| *seconds > 0)?;
+    now.duration_since(UNIX_EPOCH.checked_add(Duration::from_secs(created))?)
+        .ok()
 }
 
 #[async_trait]
@@ -575,6 +594,18 @@ mod tests {
         };
         engine.forget_all_but(&[container, ContainerSummary::default()]);
         assert_eq!(engine.records().keys().collect::<Vec<_>>(), [&there]);
+    }
+
+    #[test]
+    fn a_time_that_docker_cannot_have_made_anything_at_makes_nothing_old() {
+        let now = UNIX_EPOCH + Duration::from_hours(24 * 365 * 50);
+        let seconds = i64::try_from(now.duration_since(UNIX_EPOCH).expect("after 1970").as_secs()).expect("not soon");
+        assert_eq!(age(seconds - 60, now), Some(Duration::from_mins(1)));
+        assert_eq!(age(seconds, now), Some(Duration::ZERO));
+        // The third is what Go calls no time.
+        for nonsense in [0, -1, -62_135_596_800, seconds + 1, i64::MIN, i64::MAX] {
+            assert_eq!(age(nonsense, now), None, "{nonsense}");
+        }
     }
 
     #[test]

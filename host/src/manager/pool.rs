@@ -20,6 +20,9 @@ use crate::ports::PortAllocator;
 const IMAGES_MAX: usize = 4;
 /// How often it is looked whether the machine is short of memory: nothing tells.
 const MEMORY_LOOK: Duration = Duration::from_secs(15);
+/// How long one waits before another takes its place: long before others take it for one that nobody has any more. A
+/// machine that slept is late.
+const AGE_MAX: Duration = Duration::from_hours(6);
 /// One that is lost sooner than this after it was ready counts as short-lived.
 const SHORT_LIFE: Duration = Duration::from_secs(30);
 /// After how many short lives in a row an image is given up, until somebody asks for it again.
@@ -211,9 +214,10 @@ impl Pool {
         let mut state = self.state();
         let wanted = state.wanted.clone();
         let is_wanted = |ready: &Ready| wanted.iter().any(|wanted| wanted.image == ready.image);
-        let (keep, unwanted) = std::mem::take(&mut state.ready)
-            .into_iter()
-            .partition(|ready| !is_short && !ready.waiting.is_lost() && is_wanted(ready));
+        let (keep, unwanted) = std::mem::take(&mut state.ready).into_iter().partition(|ready| {
+            let is_good = !ready.waiting.is_lost() && ready.since.elapsed() < AGE_MAX;
+            !is_short && is_good && is_wanted(ready)
+        });
         state.ready = keep;
         let unwanted: Vec<Ready> = unwanted;
         for lost in unwanted
@@ -447,6 +451,26 @@ mod tests {
         tokio::time::sleep(MEMORY_LOOK / 2).await;
         assert_ne!(desk.pool.state().ready[0].waiting.id(), lost);
         assert!(desk.engine.calls().contains(&"remove".to_owned()));
+        desk.close().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_has_waited_for_six_hours_is_removed_and_another_takes_its_place() {
+        let desk = Desk::new(1, || false);
+        desk.want("17");
+        assert_eq!(desk.waiting().await, 1);
+        let first = desk.pool.state().ready[0].waiting.id();
+        tokio::time::sleep(AGE_MAX - MEMORY_LOOK * 4).await;
+        assert_eq!(desk.pool.state().ready[0].waiting.id(), first);
+        tokio::time::sleep(MEMORY_LOOK * 4).await;
+        assert_eq!(desk.waiting().await, 1);
+        assert_ne!(desk.pool.state().ready[0].waiting.id(), first);
+        assert_eq!(desk.engine.calls().iter().filter(|call| *call == "remove").count(), 1);
+        // One that was taken is nobody's but the create's, however old it gets.
+        let taken = desk.take("17").expect("one waits");
+        tokio::time::sleep(AGE_MAX * 2).await;
+        assert!(!taken.waiting.is_lost());
+        drop(taken);
         desk.close().await;
     }
 

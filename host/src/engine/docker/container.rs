@@ -45,9 +45,6 @@ const PASSWORD_VARIABLE: &str = "DEV_POSTGRES_MCP_PASSWORD";
 /// The last major version whose `initdb` cuts a password file's line at 99 bytes, which a SCRAM verifier exceeds.
 const LAST_SHORT_PASSWORD_MAJOR: u32 = 13;
 
-/// What the names of containers begin with that wait to become instances; no id begins so.
-const WAITING: &str = "mcp-postgres-pool-";
-
 /// The container's name.
 pub(super) fn name(id: InstanceId) -> String {
     format!("mcp-postgres-{id}")
@@ -56,21 +53,24 @@ pub(super) fn name(id: InstanceId) -> String {
 /// The name of a container that waits to become an instance. Docker renames one at once or not at all, so the name tells
 /// which it is.
 pub(super) fn waiting_name(id: InstanceId) -> String {
-    format!("{WAITING}{id}")
+    format!("mcp-postgres-pool-{id}")
 }
 
-/// Whether the container still waits to become an instance.
+/// Whether the container still waits to become the instance of its label.
 pub(super) fn is_waiting(container: &ContainerSummary) -> bool {
-    let mut names = container.names.iter().flatten();
-    names.any(|name| name.trim_start_matches('/').starts_with(WAITING))
+    is_called(container, waiting_name)
 }
 
 /// Whether the container is called as we call the instance of its label.
 pub(super) fn has_its_name(container: &ContainerSummary) -> bool {
-    let id = container.labels.as_ref().and_then(id);
-    id.is_some_and(|id| {
+    is_called(container, name)
+}
+
+fn is_called(container: &ContainerSummary, name: fn(InstanceId) -> String) -> bool {
+    container.labels.as_ref().and_then(id).is_some_and(|id| {
+        let name = name(id);
         let mut names = container.names.iter().flatten();
-        names.any(|known| known.trim_start_matches('/') == name(id))
+        names.any(|known| known.trim_start_matches('/') == name)
     })
 }
 
@@ -452,9 +452,12 @@ pub(super) fn status(state: Option<ContainerStateStatusEnum>) -> Status {
     use ContainerStateStatusEnum as State;
     match state {
         Some(State::CREATED) => Status::Created,
-        Some(State::RUNNING | State::RESTARTING | State::STOPPING) => Status::Running,
+        Some(State::RUNNING | State::STOPPING) => Status::Running,
         Some(State::PAUSED) => Status::Paused,
-        Some(State::EXITED | State::DEAD | State::REMOVING | State::EMPTY) | None => Status::Stopped,
+        // One that Docker restarts is between two runs.
+        Some(State::EXITED | State::DEAD | State::RESTARTING | State::REMOVING | State::EMPTY) | None => {
+            Status::Stopped
+        }
     }
 }
 
@@ -463,9 +466,12 @@ pub(super) fn summary_status(state: Option<ContainerSummaryStateEnum>) -> Status
     use ContainerSummaryStateEnum as State;
     match state {
         Some(State::CREATED) => Status::Created,
-        Some(State::RUNNING | State::RESTARTING | State::STOPPING) => Status::Running,
+        Some(State::RUNNING | State::STOPPING) => Status::Running,
         Some(State::PAUSED) => Status::Paused,
-        Some(State::EXITED | State::DEAD | State::REMOVING | State::EMPTY) | None => Status::Stopped,
+        // One that Docker restarts is between two runs.
+        Some(State::EXITED | State::DEAD | State::RESTARTING | State::REMOVING | State::EMPTY) | None => {
+            Status::Stopped
+        }
     }
 }
 
@@ -720,7 +726,7 @@ mod tests {
         for (state, expected) in [
             (State::CREATED, Status::Created),
             (State::RUNNING, Status::Running),
-            (State::RESTARTING, Status::Running),
+            (State::RESTARTING, Status::Stopped),
             (State::PAUSED, Status::Paused),
             (State::EXITED, Status::Stopped),
             (State::DEAD, Status::Stopped),

@@ -125,7 +125,17 @@ mod tests {
         let of = |text| lifetime(Some(text)).expect("a lifetime");
         assert_eq!(of("2100-01-01T00:00:00Z"), Lifetime::Unlimited);
         assert!(matches!(of("2099-12-31T23:59:59Z"), Lifetime::Until(_)));
-        assert!(lifetime(None).is_err() && lifetime(Some("soon")).is_err());
+    }
+
+    #[test]
+    fn a_lease_whose_time_makes_no_sense_is_said_to_be_so() {
+        for changed in [None, Some("soon"), Some("")] {
+            let said = lifetime(changed).expect_err("no time");
+            assert_eq!(
+                said, "Docker names no time of its lease that makes sense",
+                "{changed:?}"
+            );
+        }
     }
 
     #[test]

@@ -6,11 +6,15 @@ use bollard::models::{ContainerSummary, Network, NetworkCreateRequest};
 use bollard::query_parameters::ListNetworksOptionsBuilder;
 
 use super::client::{Attempt, CallError, Client, Trace};
-use super::{DockerEngine, container, label};
+use super::{DockerEngine, container, label, prune};
 use crate::engine::{EngineError, Pruned};
 
 /// How often to look again after the network was made, or made twice, before that is an error.
 const ENSURE_ATTEMPTS: u32 = 6;
+
+/// What makes it one that lets no traffic through between instances.
+const DRIVER: &str = "bridge";
+const ISOLATED: (&str, &str) = ("com.docker.network.bridge.enable_icc", "false");
 
 /// Why a network of ours goes.
 const UNUSED: &str = "no instance is on it";
@@ -47,11 +51,18 @@ pub(super) async fn look(client: &Client, name: &str) -> Result<Present, CallErr
     })
 }
 
+/// One that has our label and doesn't keep instances from each other is none that we have made.
 fn is_ours(network: &Network, name: &str) -> bool {
-    network
-        .labels
-        .as_ref()
-        .is_some_and(|labels| labels.get(label::NETWORK).is_some_and(|value| value == name))
+    let says = |words: &Option<HashMap<String, String>>, key: &str, value: &str| {
+        words
+            .as_ref()
+            .and_then(|words| words.get(key))
+            .is_some_and(|said| said == value)
+    };
+    let (option, value) = ISOLATED;
+    says(&network.labels, label::NETWORK, name)
+        && network.driver.as_deref() == Some(DRIVER)
+        && says(&network.options, option, value)
 }
 
 /// The id of the network, made if it isn't there.
@@ -111,12 +122,8 @@ pub(super) fn foreign(name: &str) -> String {
 async fn create(client: &Client, name: &str) -> Result<(), CallError> {
     let request = NetworkCreateRequest {
         name: name.to_owned(),
-        driver: Some("bridge".into()),
-        // No traffic between instances.
-        options: Some(HashMap::from([(
-            "com.docker.network.bridge.enable_icc".into(),
-            "false".into(),
-        )])),
+        driver: Some(DRIVER.into()),
+        options: Some(HashMap::from([(ISOLATED.0.into(), ISOLATED.1.into())])),
         labels: Some(HashMap::from([(label::NETWORK.into(), name.to_owned())])),
         ..NetworkCreateRequest::default()
     };
@@ -154,7 +161,7 @@ pub(super) async fn tidy(engine: &DockerEngine, trace: Trace) {
         .await;
 }
 
-/// Removes our networks that no instance is on, or will be when these servers have gone. `dry_run` only says which.
+/// Removes our networks that no instance is on, or will be when these have gone. `dry_run` only says which.
 pub(super) async fn prune(engine: &DockerEngine, leaving: &[Pruned], dry_run: bool) -> Result<Vec<Pruned>, CallError> {
     let (client, name) = (&engine.client, &engine.settings.network);
     let mut pruned = Vec::new();
@@ -175,19 +182,17 @@ async fn unused(client: &Client, name: &str, leaving: &[Pruned]) -> Result<Vec<S
     let label = format!("{}={name}", label::NETWORK);
     let filters = HashMap::from([("label", vec![label])]);
     let options = ListNetworksOptionsBuilder::new().filters(&filters).build();
-    let networks = client
+    let mut networks = client
         .call("listing networks", |docker| async move {
             docker.list_networks(Some(options)).await
         })
         .await?;
+    networks.retain(|network| is_ours(network, name));
     if networks.is_empty() {
         return Ok(Vec::new());
     }
     let mut containers = container::list(client, None).await?;
-    containers.retain(|container| {
-        let mut names = container.names.iter().flatten();
-        !names.any(|known| leaving.iter().any(|gone| gone.name == known.trim_start_matches('/')))
-    });
+    containers.retain(|container| !prune::is_leaving(container, leaving));
     Ok(networks
         .into_iter()
         .filter(|network| !containers.iter().any(|container| is_on(container, network)))

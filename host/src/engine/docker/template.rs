@@ -3,9 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::PoisonError;
-use std::time::{Duration, Instant, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use bollard::models::{ContainerConfig, ContainerCreateBody};
+use bollard::models::{ContainerConfig, ContainerCreateBody, ContainerSummary};
 use bollard::query_parameters::{
     CommitContainerOptionsBuilder, CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder,
     StartContainerOptions, StopContainerOptions,
@@ -16,7 +16,7 @@ use rand::distr::{Alphanumeric, SampleString};
 use super::client::{CallError, redacted};
 use super::container::{self, ImageFacts};
 use super::remove::remove_container;
-use super::{DockerEngine, image, label, prune};
+use super::{DockerEngine, age, image, label, prune};
 use crate::engine::{Engine as _, EngineError, Pruned, short_digest};
 use crate::failure::without;
 use crate::instance::{EngineKind, Image, Password, Progress, ProgressSink};
@@ -310,20 +310,25 @@ async fn until_complete(engine: &DockerEngine, name: &str) -> Result<(), Setback
     Err(Setback::Failed(format!("it ended; its log ends with:\n{last_lines}")))
 }
 
+/// The containers that templates are made in, and those that run on one.
+pub(super) async fn containers(engine: &DockerEngine) -> Result<Vec<ContainerSummary>, CallError> {
+    let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    engine
+        .client
+        .call("listing templates", |docker| async move {
+            docker.list_containers(Some(options)).await
+        })
+        .await
+}
+
 /// Removes the containers of templates whose makers have ended, or that are older than making one may take. `dry_run` only
 /// says which.
 ///
 /// # Errors
 /// If it can't be told which there are.
 pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result<Vec<Pruned>, EngineError> {
-    let filters = HashMap::from([("label", vec![label::TEMPLATE])]);
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
-    let containers = engine
-        .client
-        .call("listing templates", |docker| async move {
-            docker.list_containers(Some(options)).await
-        })
-        .await?;
+    let containers = containers(engine).await?;
     if containers.is_empty() {
         return Ok(Vec::new());
     }
@@ -332,8 +337,7 @@ pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result
     let mut pruned = Vec::new();
     for container in containers {
         let mut labels = container.labels.unwrap_or_default();
-        let created = u64::try_from(container.created.unwrap_or_default()).unwrap_or_default();
-        let age = now.duration_since(UNIX_EPOCH + Duration::from_secs(created));
+        let age = container.created.and_then(|created| age(created, now));
         let maker = labels.remove(label::OWNER);
         let mut names = container.names.iter().flatten();
         let makers = labels
@@ -344,7 +348,7 @@ pub(super) async fn remove_stale(engine: &DockerEngine, dry_run: bool) -> Result
         let (Some(id), Some(name), false) = (container.id, makers, labels.contains_key(label::ID)) else {
             continue;
         };
-        let reason = if age.is_ok_and(|age| age > MAKING_TIMEOUT) {
+        let reason = if age.is_some_and(|age| age > MAKING_TIMEOUT) {
             "making a template in it took too long"
         } else if has_ended(engine, maker).await {
             "the process that was making a template in it has ended"
