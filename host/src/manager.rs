@@ -348,7 +348,7 @@ impl InstanceManager {
     /// Adds it to `pruned`, whatever comes then. `dry_run` only says what.
     ///
     /// # Errors
-    /// If the engine can't tell, or fails to.
+    /// If the engine can't tell which there are, or fails to.
     pub async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), InstanceError> {
         self.sweeper.sweep(dry_run, pruned).await?;
         Ok(self.engine.prune(dry_run, pruned).await?)
@@ -503,12 +503,7 @@ impl InstanceManager {
     /// # Errors
     /// If the engine can't tell, or the policy is broken.
     pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
-        let mut instances = Vec::new();
-        for instance in self.engine.list().await? {
-            if !self.sweeper.is_over(&instance).await? {
-                instances.push(instance);
-            }
-        }
+        let instances = self.sweeper.not_over(self.engine.list().await?).await;
         let verdicts = self.authorize_each(Action::List, &instances, caller).await?;
         let mut visible = Vec::new();
         for (instance, verdict) in instances.into_iter().zip(verdicts) {
@@ -558,7 +553,7 @@ impl InstanceManager {
     /// If there is none with this id, or the policy denies it.
     pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
         let target = match self.sweeper.legible(id).await? {
-            Some(instance) if !self.sweeper.is_over(&instance).await? => instance,
+            Some(instance) if !self.sweeper.is_over(&instance).await => instance,
             _ => return Err(self.not_found(id).await),
         };
         self.authorize(Action::Drop, &target, caller).await?;
@@ -740,7 +735,7 @@ impl InstanceManager {
     /// An instance that is there and not over.
     async fn find(&self, id: InstanceId) -> Result<Found, InstanceError> {
         match self.engine.get(id).await? {
-            Some(found) if !self.sweeper.is_over(&found.instance).await? => Ok(found),
+            Some(found) if !self.sweeper.is_over(&found.instance).await => Ok(found),
             _ => Err(self.not_found(id).await),
         }
     }

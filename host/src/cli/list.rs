@@ -9,7 +9,8 @@ use super::exit::ExitCode;
 use super::ui::Ui;
 use super::view::{InstanceView, instance_table};
 use crate::failure::Failure;
-use crate::manager::InstanceManager;
+use crate::instance::Instance;
+use crate::manager::{InstanceManager, Left};
 
 /// List the instances, oldest first
 ///
@@ -27,19 +28,10 @@ struct Listed {
 
 impl List {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let mut instances = Vec::new();
-        for instance in manager
-            .list(&manager.caller())
-            .await
-            .map_err(|error| Failure::from(&error))?
-        {
-            let left = manager
-                .sweeper()
-                .left(&instance)
-                .await
-                .map_err(|error| Failure::from(&error))?;
-            instances.push((instance, left));
-        }
+        let listed = manager.list(&manager.caller()).await;
+        let listed = listed.map_err(|error| Failure::from(&error))?;
+        let left = manager.sweeper().left(&listed).await;
+        let instances: Vec<(Instance, Left)> = listed.into_iter().zip(left).collect();
         if instances.is_empty() {
             ui.note("there are no instances: `dev-postgres-mcp postgres create` makes one");
         }

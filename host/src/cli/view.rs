@@ -365,6 +365,7 @@ fn shown_left(left: Left) -> String {
         Left::Session => "session".into(),
         Left::Orphan => "orphan".into(),
         Left::Unlimited => "-".into(),
+        Left::Unknown => "?".into(),
     }
 }
 
