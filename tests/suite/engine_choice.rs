@@ -73,6 +73,29 @@ fn docker_is_taken_where_it_answers() {
     assert_eq!(check(&examination, "Docker")["verdict"], "good");
 }
 
+/// An environment whose state directory others may write to: nobody trusts what is in it.
+#[cfg(unix)]
+fn with_an_open_state_directory(environment: TestEnvironment) -> TestEnvironment {
+    use std::os::unix::fs::PermissionsExt as _;
+    let state = environment.state_dir();
+    std::fs::create_dir(&state).expect("a folder");
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).expect("its mode");
+    environment
+}
+
+#[cfg(unix)]
+#[test]
+fn a_local_engine_that_cannot_be_used_does_not_keep_docker_from_being_pruned() {
+    let environment = with_an_open_state_directory(TestEnvironment::new());
+    let pruned = environment.run(&["-o", "json", "postgres", "prune", "--dry-run"]);
+    assert_eq!(pruned.status.code(), Some(0), "{pruned:?}");
+    assert_eq!(parsed(&pruned.stdout)["dry_run"], true);
+    let told = String::from_utf8_lossy(&pruned.stderr);
+    let warning = told.lines().find(|line| line.contains("stays for now"));
+    let warning = warning.unwrap_or_else(|| panic!("not a word on the local engine: {told}"));
+    assert!(warning.contains("others may write to it"), "{warning}");
+}
+
 #[cfg(unix)]
 #[tokio::test]
 async fn instances_of_both_engines_are_seen_whatever_makes_the_next_one() {

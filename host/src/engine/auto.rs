@@ -253,10 +253,18 @@ impl Engine for AutoEngine {
     }
 
     async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
-        self.local.prune(dry_run, pruned).await?;
+        let local = self.local.prune(dry_run, pruned).await;
         match self.docker_answers().await {
-            Ok(()) => self.docker.prune(dry_run, pruned).await,
-            Err(no_docker) => self.without_docker(&no_docker).await,
+            Ok(()) => {
+                if let Err(error) = local {
+                    tracing::warn!(%error, "what is of no use any more in the local engine, if there is anything, stays for now");
+                }
+                self.docker.prune(dry_run, pruned).await
+            }
+            Err(no_docker) => {
+                local?;
+                self.without_docker(&no_docker).await
+            }
         }
     }
 
