@@ -5,6 +5,7 @@ mod pool;
 mod sweep;
 
 use std::collections::HashSet;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -442,6 +443,9 @@ impl InstanceManager {
         drop(creating);
         match connection {
             Ok(connection) => {
+                if connection.instance.lifetime == Lifetime::Session {
+                    warnings.extend(self.unnoticed().await);
+                }
                 let (engine, port) = (connection.instance.engine.as_str(), connection.instance.port);
                 tracing::info!(%id, engine, %port, image = %spec.image, %caller, "created");
                 Ok(NewInstance {
@@ -456,6 +460,17 @@ impl InstanceManager {
                 Err(error)
             }
         }
+    }
+
+    /// What to know of an instance that goes with this process where nobody would notice that it was killed.
+    async fn unnoticed(&self) -> Option<String> {
+        let owners = self.owners.clone();
+        let me = tokio::task::spawn_blocking(move || owners.me()).await;
+        let error = me.unwrap_or_else(|error| Err(io::Error::other(error))).err()?;
+        Some(format!(
+            "If this server is killed, nobody notices and the instance stays, because {error}: drop it when you are \
+             done, give it a time to live, or have the setting local.state_dir name another folder."
+        ))
     }
 
     /// How long a new instance stays.
@@ -1188,6 +1203,33 @@ mod tests {
              FATAL: [redacted] is no setting"
         );
         assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_goes_with_a_process_whose_end_nobody_would_notice_comes_with_a_warning_and_nothing_else_does() {
+        let state = tempfile::tempdir().expect("a folder");
+        for (owners, client, warned) in [
+            (Owners::new(None), Some("test"), true),
+            (Owners::new(Some(state.path())), Some("test"), false),
+            // What the command line makes stays until it is dropped.
+            (Owners::new(None), None, false),
+        ] {
+            let engine = FakeEngine {
+                server: Server::Answers,
+                ..FakeEngine::default()
+            };
+            let desk = desk(engine, Rules::default(), "9-9");
+            let manager = InstanceManager { owners, ..desk.manager };
+            let caller = Caller {
+                client: client.map(str::to_owned),
+                ..Caller::default()
+            };
+            let (request, sink) = (CreateRequest::default(), ProgressSink::none());
+            let new = manager.create(&request, &caller, &sink).await.expect("created");
+            let warnings = new.warnings().join("\n");
+            assert_eq!(warnings.contains("local.state_dir"), warned, "{warnings}");
+            assert_eq!(new.warnings().len(), usize::from(warned), "{warnings}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,7 +70,9 @@ fn docker_is_taken_where_it_answers() {
     let doctor = TestEnvironment::new().run(&["-o", "json", "doctor"]);
     let examination = parsed(&doctor.stdout);
     assert_eq!(check(&examination, "engine")["detail"], "auto: docker");
-    assert_eq!(check(&examination, "Docker")["verdict"], "good");
+    for subject in ["Docker", "state directory"] {
+        assert_eq!(check(&examination, subject)["verdict"], "good", "{examination}");
+    }
 }
 
 /// An environment whose state directory others may write to: nobody trusts what is in it.
@@ -94,6 +96,37 @@ fn a_local_engine_that_cannot_be_used_does_not_keep_docker_from_being_pruned() {
     let warning = told.lines().find(|line| line.contains("stays for now"));
     let warning = warning.unwrap_or_else(|| panic!("not a word on the local engine: {told}"));
     assert!(warning.contains("others may write to it"), "{warning}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn where_nobody_would_notice_that_a_server_was_killed_a_create_and_doctor_say_so() {
+    let environment = with_an_open_state_directory(TestEnvironment::on(Docker));
+    let mut session = Session::initialized(&environment, &[]).await;
+    let of_session = session.succeed("create_postgres_instance", json!({})).await;
+    let warnings = of_session["warnings"].as_array().expect("warnings");
+    assert_eq!(warnings.len(), 1, "{of_session}");
+    let warning = warnings[0].as_str().expect("text");
+    assert!(
+        warning.contains("others may write to it") && warning.contains("local.state_dir"),
+        "{warning}"
+    );
+    let timed = session
+        .succeed("create_postgres_instance", json!({ "ttl_seconds": 600 }))
+        .await;
+    assert_eq!(timed.get("warnings"), None, "it has an end, whoever notices");
+    session
+        .succeed("drop_postgres_instance", json!({ "id": timed["id"] }))
+        .await;
+    assert!(session.end().await.status.success());
+
+    let doctor = environment.run(&["-o", "json", "doctor"]);
+    assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
+    let examination = parsed(&doctor.stdout);
+    let state = check(&examination, "state directory");
+    assert_eq!(state["verdict"], "warning", "{state}");
+    let advice = state["advice"].as_str().expect("advice");
+    assert!(advice.contains("local.state_dir"), "{state}");
 }
 
 #[cfg(unix)]

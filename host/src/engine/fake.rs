@@ -20,6 +20,8 @@ pub(crate) enum Server {
     /// Nothing ever listens.
     #[default]
     Silent,
+    /// It answers before anybody asks.
+    Answers,
     /// It ends at once.
     Dies(Ended),
 }
@@ -180,7 +182,7 @@ impl Engine for FakeEngine {
         Ok(Created {
             found,
             warnings: Vec::new(),
-            answers: false,
+            answers: matches!(self.server, Server::Answers),
         })
     }
 
@@ -289,7 +291,7 @@ impl Engine for FakeEngine {
     async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
         outage(&self.failing_watches)?;
         match &self.server {
-            Server::Silent => std::future::pending().await,
+            Server::Silent | Server::Answers => std::future::pending().await,
             Server::Dies(ended) => Ok(ended.clone()),
         }
     }
