@@ -6,12 +6,13 @@ mod sweep;
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::inventory::{Beginning, Beginnings};
 use self::pool::{Pool, Ready};
@@ -44,6 +45,8 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(250);
 const REMOVAL_PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How long a call that failed waits for its instance's removal, which goes on in the background then.
 const REMOVAL_WAIT: Duration = Duration::from_secs(10);
+/// Why an instance goes that is its process's.
+const SESSION_ENDED: &str = "its session has ended";
 /// The pause before an instance's end is waited for again: Docker may have been restarted.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -89,19 +92,38 @@ pub struct InstanceManager {
 /// The instances that end with this process.
 #[derive(Debug, Clone, Default)]
 // A std mutex: held for a few instructions, never across a wait.
-struct Sessions(Arc<Mutex<HashSet<InstanceId>>>);
+struct Sessions(Arc<Mutex<Ending>>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    instances: HashSet<InstanceId>,
+    has_begun: bool,
+}
 
 impl Sessions {
-    fn add(&self, id: InstanceId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    /// `false` if the end of the process has begun, and nobody comes for it any more.
+    #[must_use]
+    fn add(&self, id: InstanceId) -> bool {
+        let mut ending = self.lock();
+        if !ending.has_begun {
+            ending.instances.insert(id);
+        }
+        !ending.has_begun
     }
 
     fn remove(&self, id: InstanceId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.lock().instances.remove(&id);
     }
 
-    fn take(&self) -> HashSet<InstanceId> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What there is; from now on, none is added.
+    fn end(&self) -> HashSet<InstanceId> {
+        let mut ending = self.lock();
+        ending.has_begun = true;
+        std::mem::take(&mut ending.instances)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ending> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -355,10 +377,11 @@ impl InstanceManager {
         Ok(self.engine.prune(dry_run, pruned).await?)
     }
 
-    /// Removes the servers that wait and the instances that end with this process, in the background. Creates still work.
+    /// Removes the servers that wait and the instances that end with this process, in the background. Creates still work; what
+    /// they make that ends with this process is removed as soon as it is kept.
     pub fn close(&self) {
         self.pool.close();
-        for id in self.sessions.take() {
+        for id in self.sessions.end() {
             let sweeper = self.sweeper.clone();
             self.tracker.spawn(async move { sweeper.end_session_of(id).await });
         }
@@ -453,6 +476,7 @@ impl InstanceManager {
                     warnings,
                     unkept,
                     sessions: self.sessions.clone(),
+                    _awaited: self.tracker.token(),
                 })
             }
             Err(error) => {
@@ -899,6 +923,8 @@ pub struct NewInstance {
     warnings: Vec<String>,
     unkept: Unkept,
     sessions: Sessions,
+    /// Whoever ends the process waits until it is kept, or its removal has begun: the last of the fields.
+    _awaited: TaskTrackerToken,
 }
 
 impl NewInstance {
@@ -933,8 +959,9 @@ impl NewInstance {
         }
         kept?;
         self.unkept.armed = false;
-        if lifetime == Lifetime::Session {
-            self.sessions.add(id);
+        if lifetime == Lifetime::Session && !self.sessions.add(id) {
+            let engine = Arc::clone(&self.unkept.engine);
+            self.unkept.tracker.spawn(remove_stubbornly(engine, id, SESSION_ENDED));
         }
         Ok(())
     }

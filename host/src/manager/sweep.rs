@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::remove_stubbornly;
+use super::{SESSION_ENDED, remove_stubbornly};
 use crate::engine::{Engine, EngineError, Pruned};
 use crate::instance::{EngineKind, Instance, InstanceId, Lifetime};
 use crate::metrics::METRICS;
@@ -288,7 +288,7 @@ impl Sweeper {
             Ok(Some(instance)) if instance.lifetime != Lifetime::Session => {}
             Ok(None) if self.engine.unseen().await.is_none() => {}
             // Where that can't be told, it is as it was.
-            Ok(_) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, "its session has ended").await,
+            Ok(_) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, SESSION_ENDED).await,
         }
     }
 }
@@ -315,7 +315,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::engine::fake::FakeEngine;
+    use crate::engine::fake::{FakeEngine, Server};
     use crate::instance::{Caller, CreateRequest, Defaults, Found, Image, Limits, Owner, ProgressSink, Status};
     use crate::manager::tests::Rules;
     use crate::manager::{InstanceManager, Settings};
@@ -478,7 +478,7 @@ mod tests {
         let [session, extended, dropped] = [(); 3].map(|()| desk.add(Some(mine.clone()), Lifetime::Session));
         let others = desk.add(Some(desk.ended()), Lifetime::Session);
         for id in [session, extended, dropped] {
-            desk.manager.sessions.add(id);
+            assert!(desk.manager.sessions.add(id));
         }
         let later = Lifetime::Until(SystemTime::now() + Duration::from_mins(1));
         // By another process, which tells nobody.
@@ -488,6 +488,37 @@ mod tests {
         desk.tracker.close();
         desk.tracker.wait().await;
         assert_eq!([session, extended, others].map(|id| desk.has(id)), [false, true, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_only_after_the_end_of_its_process_has_begun_goes_too_and_that_end_waits_for_it() {
+        let desk = Desk::new(FakeEngine {
+            server: Server::Answers,
+            ..FakeEngine::default()
+        });
+        let caller = Caller {
+            client: Some("test".into()),
+            ..Caller::default()
+        };
+        let (request, by_hand, sink) = (CreateRequest::default(), Caller::default(), ProgressSink::none());
+        let mut made = Vec::new();
+        // What the command line makes is no session's.
+        for caller in [&caller, &caller, &by_hand] {
+            made.push(desk.manager.create(&request, caller, &sink).await.expect("created"));
+        }
+        let ids: Vec<InstanceId> = made.iter().map(|new| new.connection().instance.id).collect();
+        let mut made = made.into_iter();
+        made.next().expect("three").keep().await.expect("kept");
+        desk.manager.close();
+        desk.tracker.close();
+        let ended = timeout(Duration::from_secs(1), desk.tracker.wait()).await;
+        ended.expect_err("two are neither kept nor removed yet");
+        for new in made {
+            new.keep().await.expect("kept");
+        }
+        desk.tracker.wait().await;
+        let there: Vec<bool> = ids.into_iter().map(|id| desk.has(id)).collect();
+        assert_eq!(there, [false, false, true]);
     }
 
     #[tokio::test]
