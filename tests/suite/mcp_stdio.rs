@@ -64,6 +64,32 @@ async fn every_legacy_revision_is_spoken_and_an_unknown_one_gets_the_newest() {
 }
 
 #[tokio::test]
+async fn each_request_of_a_batch_is_answered_and_the_session_goes_on() {
+    let environment = TestEnvironment::without_engine();
+    let mut session = Session::start(&environment, &[]);
+    // The only revision that has them.
+    session.initialize("2025-03-26").await;
+    let batch = json!([
+        { "jsonrpc": "2.0", "id": 71, "method": "ping" },
+        { "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 7 } },
+        { "jsonrpc": "2.0", "id": "seventy-two", "method": "tools/list" },
+    ]);
+    session.send(&batch).await;
+    for id in [json!(71), json!("seventy-two")] {
+        let answer = session.next().await;
+        assert_eq!(
+            (&answer["id"], &answer["error"]["code"]),
+            (&id, &json!(-32600)),
+            "{answer}"
+        );
+        let told = answer["error"]["message"].as_str().expect("a message");
+        assert!(told.contains("send each request by itself"), "{told}");
+    }
+    assert_eq!(names(&session.request("tools/list", json!({})).await), TOOLS);
+    assert!(session.end().await.status.success());
+}
+
+#[tokio::test]
 async fn a_stateless_client_needs_no_handshake() {
     let environment = TestEnvironment::without_engine();
     let mut session = Session::start(&environment, &[]);

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::vec;
 
 use futures_util::StreamExt as _;
-use rmcp::model::{ClientNotification, ClientRequest, JsonRpcMessage, RequestId};
+use rmcp::model::{ClientNotification, ClientRequest, ErrorData, JsonRpcMessage, RequestId};
 use rmcp::service::{RoleServer, RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -25,6 +26,8 @@ pub(super) struct Stdio<R: AsyncRead, W: AsyncWrite> {
     output: AsyncRwTransport<RoleServer, Empty, W>,
     /// The answer to what was refused last, on its way.
     refusing: Option<JoinHandle<Result<(), io::Error>>>,
+    /// Who else is to get it, each in turn: a batch may have a million requests.
+    refused: Option<(vec::IntoIter<Option<RequestId>>, ErrorData)>,
     /// Cancelled at the end of the input: rmcp itself would let calls run on for five seconds.
     ended: CancellationToken,
     begun: Begun,
@@ -123,6 +126,7 @@ where
             input: FramedRead::new(input, Lines::default()),
             output: AsyncRwTransport::new(tokio::io::empty(), output),
             refusing: None,
+            refused: None,
             ended,
             begun: begun.clone(),
             unanswered,
@@ -168,6 +172,14 @@ where
                 }
                 self.refusing = None;
             }
+            if let Some((ids, error)) = &mut self.refused {
+                if let Some(id) = ids.next() {
+                    let answer = JsonRpcMessage::error(error.clone(), id);
+                    self.refusing = Some(tokio::spawn(self.output.send(answer)));
+                    continue;
+                }
+                self.refused = None;
+            }
             match self.input.next().await {
                 None => {
                     self.ended.cancel();
@@ -179,9 +191,9 @@ where
                     return None;
                 }
                 Some(Ok(Inbound::Ignored)) => tracing::debug!("ignored what is no message"),
-                Some(Ok(Inbound::Refused { id, error })) => {
+                Some(Ok(Inbound::Refused { ids, error })) => {
                     tracing::debug!(code = error.code.0, "refused what is no request");
-                    self.refusing = Some(tokio::spawn(self.output.send(JsonRpcMessage::error(error, id))));
+                    self.refused = Some((ids.into_iter(), error));
                 }
                 // rmcp reads on only once it has answered this one.
                 Some(Ok(Inbound::Message(message))) if is_initialize(&message) => {
