@@ -70,8 +70,12 @@ async fn an_instance_goes_with_the_session_that_made_it_and_one_with_a_time_to_l
         (&listed["is_orphan"], &listed["lifetime"]),
         (&json!(false), &json!("session"))
     );
+    assert!(listed["age_seconds"].is_u64(), "{listed}");
+    assert_eq!(listed.get("left_seconds"), None, "{listed}");
     let listed = entry(&environment, &id_of(&with_ttl)).expect("it is there");
     assert_eq!(listed["expires_at"], with_ttl["expires_at"]);
+    let left = listed["left_seconds"].as_u64().expect("it has an end");
+    assert!((3500..=3600).contains(&left), "{listed}");
 
     assert!(session.end().await.status.success());
     assert!(!is_there(&environment, engine, &id_of(&of_session)).await);

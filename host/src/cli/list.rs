@@ -35,14 +35,15 @@ impl List {
         if instances.is_empty() {
             ui.note("there are no instances: `dev-postgres-mcp postgres create` makes one");
         }
+        let now = SystemTime::now();
         let listed = Listed {
             count: instances.len(),
             instances: instances
                 .iter()
-                .map(|(instance, left)| InstanceView::listed(instance, *left))
+                .map(|(instance, left)| InstanceView::listed(instance, *left, now))
                 .collect(),
         };
-        ui.result(&listed, || instance_table(&instances, SystemTime::now()))?;
+        ui.result(&listed, || instance_table(&instances, now))?;
         Ok(ExitCode::Ok)
     }
 }
