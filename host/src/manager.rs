@@ -555,6 +555,11 @@ impl InstanceManager {
         Ok(visible)
     }
 
+    /// Why a list may be too short, as a clause, where there is reason to think that it is.
+    pub async fn overlooked(&self) -> Option<String> {
+        self.engine.overlooked().await
+    }
+
     /// Every instance that this process's user may see, for the metrics, which don't count what is denied here.
     ///
     /// # Errors

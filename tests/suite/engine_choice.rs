@@ -22,6 +22,35 @@ fn what_may_be_in_a_docker_that_does_not_answer_is_not_said_to_be_gone() {
     assert!(message.contains(NOWHERE), "{error}");
 }
 
+#[test]
+fn a_list_without_those_in_a_docker_that_does_not_answer_says_so_to_people() {
+    let environment = TestEnvironment::on(Local);
+    let listed = environment.run(&["postgres", "list"]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let told = String::from_utf8_lossy(&listed.stderr);
+    let warning = told.lines().find(|line| line.starts_with("warning: "));
+    let warning = warning.unwrap_or_else(|| panic!("not a word on Docker: {told}"));
+    assert!(warning.contains("not listed") && warning.contains(NOWHERE), "{warning}");
+    assert!(environment.run(&["-o", "json", "postgres", "list"]).stderr.is_empty());
+}
+
+#[test]
+fn where_no_docker_ever_was_a_list_does_not_speak_of_it() {
+    let nobody_names_it = TestEnvironment::on(Local).with("DOCKER_HOST", "");
+    // Where Docker and Podman listen if they are there.
+    let hide = "mount -t tmpfs none /run || exit 99; exec \"$@\"";
+    let environment = nobody_names_it.launched_by(&["unshare", "--mount", "sh", "-c", hide, "sh"]);
+    let can_hide = environment.command(["version"]).output();
+    if !can_hide.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root on Linux can hide this machine's Docker");
+        return;
+    }
+    let listed = environment.run(&["postgres", "list"]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let told = String::from_utf8_lossy(&listed.stderr);
+    assert!(!told.contains("warning") && !told.contains("Docker"), "{told}");
+}
+
 fn parsed(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(bytes)))
 }

@@ -28,8 +28,14 @@ struct Listed {
 
 impl List {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let listed = manager.list(&manager.caller()).await;
+        let caller = manager.caller();
+        let (listed, overlooked) = tokio::join!(manager.list(&caller), manager.overlooked());
         let listed = listed.map_err(|error| Failure::from(&error))?;
+        if let Some(overlooked) = overlooked {
+            ui.note(&format!(
+                "warning: if there are instances in Docker, they are not listed: {overlooked}"
+            ));
+        }
         let left = manager.sweeper().left(&listed).await;
         let instances: Vec<(Instance, Left)> = listed.into_iter().zip(left).collect();
         if instances.is_empty() {

@@ -139,6 +139,11 @@ impl AutoEngine {
     }
 }
 
+/// Whether nothing is in any of the usual places, and nobody has named another: what can't be reached has no address.
+fn is_nowhere(no_docker: &EngineError) -> bool {
+    matches!(no_docker, EngineError::Unreachable { endpoint, .. } if endpoint == "Docker")
+}
+
 #[async_trait]
 impl Engine for AutoEngine {
     async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
@@ -234,6 +239,14 @@ impl Engine for AutoEngine {
 
     async fn unseen(&self) -> Option<String> {
         self.docker_answers().await.err().map(|no_docker| no_docker.to_string())
+    }
+
+    async fn overlooked(&self) -> Option<String> {
+        match self.docker_answers().await {
+            Ok(()) => None,
+            Err(no_docker) if is_nowhere(&no_docker) && !self.met.load(Ordering::Relaxed) => None,
+            Err(no_docker) => Some(no_docker.to_string()),
+        }
     }
 
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
