@@ -145,6 +145,56 @@ async fn a_time_to_live_ends_an_instance_while_any_server_runs_and_it_counts_as_
     session.end().await;
 }
 
+/// Whether the log says in one line that this instance was removed, and why.
+fn says_that_it_was_removed(log: &[u8], id: &str, reason: &str) -> bool {
+    let log = String::from_utf8_lossy(log);
+    log.lines()
+        .any(|line| line.contains("removed an instance that was over") && line.contains(id) && line.contains(reason))
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_a_command_removes_because_its_process_has_ended_is_in_its_log(
+    #[values(Docker, Local)] engine: TestEngine,
+) {
+    let environment = TestEnvironment::on(engine);
+    let mut killed = Session::initialized(&environment, &[]).await;
+    let orphan = id_of(&killed.succeed("create_postgres_instance", json!({})).await);
+    processes::kill(killed.pid().expect("it runs"));
+    killed.remains().await;
+    // Its removal goes on in the background, and the command waits for that.
+    let listed = environment.run(&["postgres", "list", "--log-level", "info"]);
+    assert!(listed.status.success(), "{listed:?}");
+    let reason = "the process that it belongs to has ended";
+    assert!(
+        says_that_it_was_removed(&listed.stderr, &orphan, reason),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    assert!(!is_there(&environment, engine, &orphan).await);
+}
+
+#[tokio::test]
+async fn what_a_command_removes_because_its_time_has_passed_is_in_its_log() {
+    // On a Docker that all tests share, another test's server may be faster.
+    let environment = TestEnvironment::on(Local);
+    let id = id_of(&environment.json(&["postgres", "create", "--ttl", "1s"]));
+    let begun = Instant::now();
+    let log = loop {
+        let listed = environment.run(&["postgres", "list", "--log-level", "info"]);
+        assert!(listed.status.success(), "{listed:?}");
+        if !is_there(&environment, Local, &id).await {
+            break listed.stderr;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{id} is still there");
+    };
+    assert!(
+        says_that_it_was_removed(&log, &id, "its time to live has ended"),
+        "{}",
+        String::from_utf8_lossy(&log)
+    );
+}
+
 #[tokio::test]
 async fn what_is_being_dropped_is_never_taken_for_what_a_killed_process_has_left() {
     let environment = TestEnvironment::on(Local);
