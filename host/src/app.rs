@@ -107,6 +107,12 @@ impl App {
         self.engine.as_ref()
     }
 
+    /// Whose process it is that others see end, for `doctor`.
+    #[must_use]
+    pub fn owners(&self) -> &Owners {
+        &self.owners
+    }
+
     /// The component that holds the rules. The first call loads it.
     async fn policy(&self) -> Result<&Arc<ComponentPolicy>, Failure> {
         self.policy

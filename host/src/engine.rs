@@ -119,6 +119,11 @@ pub trait Engine: fmt::Debug + Send + Sync {
         None
     }
 
+    /// As [`Engine::unseen`], only where somebody has it: not that there is none on a machine that never had one.
+    async fn overlooked(&self) -> Option<String> {
+        None
+    }
+
     /// Removes an instance with its data; `false` if there was none of ours with this id.
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError>;
 

@@ -373,14 +373,6 @@ pub enum Lifetime {
     Unlimited,
 }
 
-impl Lifetime {
-    /// Whether it has ended at a time of its engine's clock.
-    #[must_use]
-    pub fn is_over(self, now: SystemTime) -> bool {
-        matches!(self, Self::Until(end) if end <= now)
-    }
-}
-
 /// The longest name of a team in bytes: it stands in labels, log lines and error messages.
 pub const TEAM_NAME_BYTES_MAX: usize = 40;
 

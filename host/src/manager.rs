@@ -5,12 +5,14 @@ mod pool;
 mod sweep;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use self::inventory::{Beginning, Beginnings};
 use self::pool::{Pool, Ready};
@@ -43,6 +45,8 @@ const REMOVAL_PAUSE: Duration = Duration::from_millis(250);
 const REMOVAL_PAUSE_MAX: Duration = Duration::from_secs(15);
 /// How long a call that failed waits for its instance's removal, which goes on in the background then.
 const REMOVAL_WAIT: Duration = Duration::from_secs(10);
+/// Why an instance goes that is its process's.
+const SESSION_ENDED: &str = "its session has ended";
 /// The pause before an instance's end is waited for again: Docker may have been restarted.
 const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
@@ -88,19 +92,38 @@ pub struct InstanceManager {
 /// The instances that end with this process.
 #[derive(Debug, Clone, Default)]
 // A std mutex: held for a few instructions, never across a wait.
-struct Sessions(Arc<Mutex<HashSet<InstanceId>>>);
+struct Sessions(Arc<Mutex<Ending>>);
+
+#[derive(Debug, Default)]
+struct Ending {
+    instances: HashSet<InstanceId>,
+    has_begun: bool,
+}
 
 impl Sessions {
-    fn add(&self, id: InstanceId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    /// `false` if the end of the process has begun, and nobody comes for it any more.
+    #[must_use]
+    fn add(&self, id: InstanceId) -> bool {
+        let mut ending = self.lock();
+        if !ending.has_begun {
+            ending.instances.insert(id);
+        }
+        !ending.has_begun
     }
 
     fn remove(&self, id: InstanceId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.lock().instances.remove(&id);
     }
 
-    fn take(&self) -> HashSet<InstanceId> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// What there is; from now on, none is added.
+    fn end(&self) -> HashSet<InstanceId> {
+        let mut ending = self.lock();
+        ending.has_begun = true;
+        std::mem::take(&mut ending.instances)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ending> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -348,16 +371,17 @@ impl InstanceManager {
     /// Adds it to `pruned`, whatever comes then. `dry_run` only says what.
     ///
     /// # Errors
-    /// If the engine can't tell, or fails to.
+    /// If the engine can't tell which there are, or fails to.
     pub async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), InstanceError> {
         self.sweeper.sweep(dry_run, pruned).await?;
         Ok(self.engine.prune(dry_run, pruned).await?)
     }
 
-    /// Removes the servers that wait and the instances that end with this process, in the background. Creates still work.
+    /// Removes the servers that wait and the instances that end with this process, in the background. Creates still work; what
+    /// they make that ends with this process is removed as soon as it is kept.
     pub fn close(&self) {
         self.pool.close();
-        for id in self.sessions.take() {
+        for id in self.sessions.end() {
             let sweeper = self.sweeper.clone();
             self.tracker.spawn(async move { sweeper.end_session_of(id).await });
         }
@@ -442,6 +466,9 @@ impl InstanceManager {
         drop(creating);
         match connection {
             Ok(connection) => {
+                if connection.instance.lifetime == Lifetime::Session {
+                    warnings.extend(self.unnoticed().await);
+                }
                 let (engine, port) = (connection.instance.engine.as_str(), connection.instance.port);
                 tracing::info!(%id, engine, %port, image = %spec.image, %caller, "created");
                 Ok(NewInstance {
@@ -449,6 +476,7 @@ impl InstanceManager {
                     warnings,
                     unkept,
                     sessions: self.sessions.clone(),
+                    _awaited: self.tracker.token(),
                 })
             }
             Err(error) => {
@@ -456,6 +484,17 @@ impl InstanceManager {
                 Err(error)
             }
         }
+    }
+
+    /// What to know of an instance that goes with this process where nobody would notice that it was killed.
+    async fn unnoticed(&self) -> Option<String> {
+        let owners = self.owners.clone();
+        let me = tokio::task::spawn_blocking(move || owners.me()).await;
+        let error = me.unwrap_or_else(|error| Err(io::Error::other(error))).err()?;
+        Some(format!(
+            "If this server is killed, nobody notices and the instance stays, because {error}: drop it when you are \
+             done, give it a time to live, or have the setting local.state_dir name another folder."
+        ))
     }
 
     /// How long a new instance stays.
@@ -503,12 +542,7 @@ impl InstanceManager {
     /// # Errors
     /// If the engine can't tell, or the policy is broken.
     pub async fn list(&self, caller: &Caller) -> Result<Vec<Instance>, InstanceError> {
-        let mut instances = Vec::new();
-        for instance in self.engine.list().await? {
-            if !self.sweeper.is_over(&instance).await? {
-                instances.push(instance);
-            }
-        }
+        let instances = self.sweeper.not_over(self.engine.list().await?).await;
         let verdicts = self.authorize_each(Action::List, &instances, caller).await?;
         let mut visible = Vec::new();
         for (instance, verdict) in instances.into_iter().zip(verdicts) {
@@ -519,6 +553,11 @@ impl InstanceManager {
             }
         }
         Ok(visible)
+    }
+
+    /// Why a list may be too short, as a clause, where there is reason to think that it is.
+    pub async fn overlooked(&self) -> Option<String> {
+        self.engine.overlooked().await
     }
 
     /// Every instance that this process's user may see, for the metrics, which don't count what is denied here.
@@ -558,7 +597,7 @@ impl InstanceManager {
     /// If there is none with this id, or the policy denies it.
     pub async fn remove(&self, id: InstanceId, caller: &Caller) -> Result<(), InstanceError> {
         let target = match self.sweeper.legible(id).await? {
-            Some(instance) if !self.sweeper.is_over(&instance).await? => instance,
+            Some(instance) if !self.sweeper.is_over(&instance).await => instance,
             _ => return Err(self.not_found(id).await),
         };
         self.authorize(Action::Drop, &target, caller).await?;
@@ -740,7 +779,7 @@ impl InstanceManager {
     /// An instance that is there and not over.
     async fn find(&self, id: InstanceId) -> Result<Found, InstanceError> {
         match self.engine.get(id).await? {
-            Some(found) if !self.sweeper.is_over(&found.instance).await? => Ok(found),
+            Some(found) if !self.sweeper.is_over(&found.instance).await => Ok(found),
             _ => Err(self.not_found(id).await),
         }
     }
@@ -889,6 +928,8 @@ pub struct NewInstance {
     warnings: Vec<String>,
     unkept: Unkept,
     sessions: Sessions,
+    /// Whoever ends the process waits until it is kept, or its removal has begun: the last of the fields.
+    _awaited: TaskTrackerToken,
 }
 
 impl NewInstance {
@@ -923,8 +964,9 @@ impl NewInstance {
         }
         kept?;
         self.unkept.armed = false;
-        if lifetime == Lifetime::Session {
-            self.sessions.add(id);
+        if lifetime == Lifetime::Session && !self.sessions.add(id) {
+            let engine = Arc::clone(&self.unkept.engine);
+            self.unkept.tracker.spawn(remove_stubbornly(engine, id, SESSION_ENDED));
         }
         Ok(())
     }
@@ -1193,6 +1235,33 @@ mod tests {
              FATAL: [redacted] is no setting"
         );
         assert!(desk.engine.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_goes_with_a_process_whose_end_nobody_would_notice_comes_with_a_warning_and_nothing_else_does() {
+        let state = tempfile::tempdir().expect("a folder");
+        for (owners, client, warned) in [
+            (Owners::new(None), Some("test"), true),
+            (Owners::new(Some(state.path())), Some("test"), false),
+            // What the command line makes stays until it is dropped.
+            (Owners::new(None), None, false),
+        ] {
+            let engine = FakeEngine {
+                server: Server::Answers,
+                ..FakeEngine::default()
+            };
+            let desk = desk(engine, Rules::default(), "9-9");
+            let manager = InstanceManager { owners, ..desk.manager };
+            let caller = Caller {
+                client: client.map(str::to_owned),
+                ..Caller::default()
+            };
+            let (request, sink) = (CreateRequest::default(), ProgressSink::none());
+            let new = manager.create(&request, &caller, &sink).await.expect("created");
+            let warnings = new.warnings().join("\n");
+            assert_eq!(warnings.contains("local.state_dir"), warned, "{warnings}");
+            assert_eq!(new.warnings().len(), usize::from(warned), "{warnings}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

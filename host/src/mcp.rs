@@ -310,8 +310,11 @@ impl ServerHandler for Server {
             outcome = call => {
                 let (result, made) = outcome.unwrap_or_else(|_| Ok((error::result(&error::panicked()), Vec::new())))?;
                 // The client's from when it has been told.
-                self.unanswered.add(context.id.clone(), made);
-                Ok(result.into())
+                if self.unanswered.add(&context.id, &context.ct, made) {
+                    Ok(result.into())
+                } else {
+                    Err(error::cancelled())
+                }
             }
         }
     }

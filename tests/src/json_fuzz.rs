@@ -38,8 +38,8 @@ const SCRAPS: [&str; 24] = [
 pub struct Line {
     /// Without the line feed at its end; not always UTF-8.
     pub bytes: Vec<u8>,
-    /// The id that one answer must have; `None` if none may have one.
-    pub id: Option<Value>,
+    /// The ids that one answer each must have; no other may have any.
+    pub ids: Vec<Value>,
 }
 
 /// Makes lines, no two with the same id.
@@ -60,7 +60,7 @@ impl Fuzzer {
 
     /// Some line.
     pub fn line(&mut self) -> Line {
-        match self.rng.random_range(0..20) {
+        match self.rng.random_range(0..21) {
             0..4 => self.sound(),
             4..9 => self.misshaped(),
             9..14 => self.mangled(),
@@ -68,6 +68,7 @@ impl Fuzzer {
             16 => self.without_id(),
             17 => self.nobodys_answer(),
             18 => self.strange_id(),
+            19 => self.batch(),
             _ => self.garbage(),
         }
     }
@@ -118,7 +119,7 @@ impl Fuzzer {
         let (id, (method, params)) = (self.id(), self.request());
         Line {
             bytes: Self::message(&id, &method, &params.into()).to_string().into(),
-            id: Some(id),
+            ids: vec![id],
         }
     }
 
@@ -144,8 +145,24 @@ impl Fuzzer {
         }
         Line {
             bytes: message.to_string().into(),
-            id: Some(id),
+            ids: vec![id],
         }
+    }
+
+    /// A request with a long text in it, broken or not: missed if it isn't given back.
+    pub fn long(&mut self, length: usize) -> Line {
+        let (id, (method, mut params)) = (self.id(), self.request());
+        params.insert("long".into(), "x".repeat(length).into());
+        let mut message = Self::message(&id, &method, &params.into());
+        let [is_request, is_json] = self.rng.random::<[bool; 2]>();
+        if !is_request {
+            message["jsonrpc"] = json!("1.0");
+        }
+        let mut bytes = message.to_string().into_bytes();
+        if !is_json {
+            bytes.push(b'}');
+        }
+        Line { bytes, ids: vec![id] }
     }
 
     /// Any JSON value.
@@ -156,7 +173,6 @@ impl Fuzzer {
             2 => json!(self.rng.random::<i64>()),
             3 => json!(self.rng.random::<f64>()),
             4 => json!(SCRAPS.choose(&mut self.rng)),
-            // Long enough to be missed if it isn't given back.
             5 if self.rng.random_range(0..50) == 0 => json!("x".repeat(1 << 20)),
             5 => json!("2026-07-28"),
             6 => (0..self.rng.random_range(0..4))
@@ -197,7 +213,7 @@ impl Fuzzer {
         let mut bytes = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":"#).into_bytes();
         bytes.extend(params);
         bytes.push(b'}');
-        Line { bytes, id: Some(id) }
+        Line { bytes, ids: vec![id] }
     }
 
     /// A request with its id at the end and, before that, what no parser takes, though all brackets are closed.
@@ -217,7 +233,7 @@ impl Fuzzer {
         );
         Line {
             bytes: text.into(),
-            id: Some(id),
+            ids: vec![id],
         }
     }
 
@@ -239,7 +255,7 @@ impl Fuzzer {
             bytes: json!({ "jsonrpc": "2.0", "method": method, "params": params })
                 .to_string()
                 .into(),
-            id: None,
+            ids: Vec::new(),
         }
     }
 
@@ -249,7 +265,24 @@ impl Fuzzer {
         message[outcome] = self.value(2);
         Line {
             bytes: message.to_string().into(),
-            id: None,
+            ids: Vec::new(),
+        }
+    }
+
+    /// Several lines as one, which is JSON.
+    fn batch(&mut self) -> Line {
+        let members: Vec<Line> = (0..self.rng.random_range(0..5))
+            .map(|_| match self.rng.random_range(0..5) {
+                0..2 => self.sound(),
+                2 => self.misshaped(),
+                3 => self.without_id(),
+                _ => self.nobodys_answer(),
+            })
+            .collect();
+        let bytes: Vec<&[u8]> = members.iter().map(|member| member.bytes.as_slice()).collect();
+        Line {
+            bytes: [b"[".as_slice(), bytes.join(&b',').as_slice(), b"]".as_slice()].concat(),
+            ids: members.iter().flat_map(|member| member.ids.clone()).collect(),
         }
     }
 
@@ -270,7 +303,7 @@ impl Fuzzer {
         .unwrap_or_default();
         Line {
             bytes: format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/list"}}"#).into(),
-            id: None,
+            ids: Vec::new(),
         }
     }
 
@@ -278,6 +311,6 @@ impl Fuzzer {
         let mut bytes = vec![0; self.rng.random_range(0..200)];
         self.rng.fill_bytes(&mut bytes);
         bytes.retain(|&byte| byte != b'\n');
-        Line { bytes, id: None }
+        Line { bytes, ids: Vec::new() }
     }
 }

@@ -22,6 +22,35 @@ fn what_may_be_in_a_docker_that_does_not_answer_is_not_said_to_be_gone() {
     assert!(message.contains(NOWHERE), "{error}");
 }
 
+#[test]
+fn a_list_without_those_in_a_docker_that_does_not_answer_says_so_to_people() {
+    let environment = TestEnvironment::on(Local);
+    let listed = environment.run(&["postgres", "list"]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let told = String::from_utf8_lossy(&listed.stderr);
+    let warning = told.lines().find(|line| line.starts_with("warning: "));
+    let warning = warning.unwrap_or_else(|| panic!("not a word on Docker: {told}"));
+    assert!(warning.contains("not listed") && warning.contains(NOWHERE), "{warning}");
+    assert!(environment.run(&["-o", "json", "postgres", "list"]).stderr.is_empty());
+}
+
+#[test]
+fn where_no_docker_ever_was_a_list_does_not_speak_of_it() {
+    let nobody_names_it = TestEnvironment::on(Local).with("DOCKER_HOST", "");
+    // Where Docker and Podman listen if they are there.
+    let hide = "mount -t tmpfs none /run || exit 99; exec \"$@\"";
+    let environment = nobody_names_it.launched_by(&["unshare", "--mount", "sh", "-c", hide, "sh"]);
+    let can_hide = environment.command(["version"]).output();
+    if !can_hide.is_ok_and(|output| output.status.success()) {
+        println!("skipped: only root on Linux can hide this machine's Docker");
+        return;
+    }
+    let listed = environment.run(&["postgres", "list"]);
+    assert_eq!(listed.status.code(), Some(0), "{listed:?}");
+    let told = String::from_utf8_lossy(&listed.stderr);
+    assert!(!told.contains("warning") && !told.contains("Docker"), "{told}");
+}
+
 fn parsed(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(bytes)))
 }
@@ -70,7 +99,63 @@ fn docker_is_taken_where_it_answers() {
     let doctor = TestEnvironment::new().run(&["-o", "json", "doctor"]);
     let examination = parsed(&doctor.stdout);
     assert_eq!(check(&examination, "engine")["detail"], "auto: docker");
-    assert_eq!(check(&examination, "Docker")["verdict"], "good");
+    for subject in ["Docker", "state directory"] {
+        assert_eq!(check(&examination, subject)["verdict"], "good", "{examination}");
+    }
+}
+
+/// An environment whose state directory others may write to: nobody trusts what is in it.
+#[cfg(unix)]
+fn with_an_open_state_directory(environment: TestEnvironment) -> TestEnvironment {
+    use std::os::unix::fs::PermissionsExt as _;
+    let state = environment.state_dir();
+    std::fs::create_dir(&state).expect("a folder");
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o777)).expect("its mode");
+    environment
+}
+
+#[cfg(unix)]
+#[test]
+fn a_local_engine_that_cannot_be_used_does_not_keep_docker_from_being_pruned() {
+    let environment = with_an_open_state_directory(TestEnvironment::new());
+    let pruned = environment.run(&["-o", "json", "postgres", "prune", "--dry-run"]);
+    assert_eq!(pruned.status.code(), Some(0), "{pruned:?}");
+    assert_eq!(parsed(&pruned.stdout)["dry_run"], true);
+    let told = String::from_utf8_lossy(&pruned.stderr);
+    let warning = told.lines().find(|line| line.contains("stays for now"));
+    let warning = warning.unwrap_or_else(|| panic!("not a word on the local engine: {told}"));
+    assert!(warning.contains("others may write to it"), "{warning}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn where_nobody_would_notice_that_a_server_was_killed_a_create_and_doctor_say_so() {
+    let environment = with_an_open_state_directory(TestEnvironment::on(Docker));
+    let mut session = Session::initialized(&environment, &[]).await;
+    let of_session = session.succeed("create_postgres_instance", json!({})).await;
+    let warnings = of_session["warnings"].as_array().expect("warnings");
+    assert_eq!(warnings.len(), 1, "{of_session}");
+    let warning = warnings[0].as_str().expect("text");
+    assert!(
+        warning.contains("others may write to it") && warning.contains("local.state_dir"),
+        "{warning}"
+    );
+    let timed = session
+        .succeed("create_postgres_instance", json!({ "ttl_seconds": 600 }))
+        .await;
+    assert_eq!(timed.get("warnings"), None, "it has an end, whoever notices");
+    session
+        .succeed("drop_postgres_instance", json!({ "id": timed["id"] }))
+        .await;
+    assert!(session.end().await.status.success());
+
+    let doctor = environment.run(&["-o", "json", "doctor"]);
+    assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
+    let examination = parsed(&doctor.stdout);
+    let state = check(&examination, "state directory");
+    assert_eq!(state["verdict"], "warning", "{state}");
+    let advice = state["advice"].as_str().expect("advice");
+    assert!(advice.contains("local.state_dir"), "{state}");
 }
 
 #[cfg(unix)]

@@ -11,7 +11,9 @@ use sysinfo::{Pid, ProcessRefreshKind, ProcessesToUpdate, System};
 
 /// How many lines are sent before their answers are waited for.
 const LINES_AT_ONCE: usize = 50;
-/// How much more memory a server may have after the rounds, in bytes. They bring at least ten times that.
+/// How long the longest of them is at least, in bytes.
+const LONG_BYTES: usize = 2 << 20;
+/// How much more memory a server may have after the rounds, in bytes: a third of what they bring, at most.
 const GROWTH_MAX: u64 = 16 << 20;
 
 /// How a session is begun, if it is.
@@ -50,10 +52,10 @@ fn taken(session: &Session) -> (u64, usize) {
 
 /// Sends lines; each that wants an answer gets one, and nothing else with an id comes.
 async fn exchange(session: &mut Session, lines: &[Line]) {
-    let mut open: Vec<&Line> = lines.iter().filter(|line| line.id.is_some()).collect();
-    let ids: Vec<Value> = open.iter().filter_map(|line| line.id.clone()).collect();
+    let mut open: Vec<Value> = lines.iter().flat_map(|line| line.ids.clone()).collect();
     let bytes: Vec<&[u8]> = lines.iter().map(|line| line.bytes.as_slice()).collect();
-    for answer in session.exchange(&bytes, &ids).await {
+    let answers = session.exchange(&bytes, &open).await;
+    for answer in answers {
         assert_ne!(
             answer.get("result").is_some(),
             answer.get("error").is_some(),
@@ -63,10 +65,14 @@ async fn exchange(session: &mut Session, lines: &[Line]) {
             assert!(answer["error"]["code"].is_i64(), "{answer}");
             continue;
         };
-        let index = open.iter().position(|line| line.id.as_ref() == Some(id));
+        let index = open.iter().position(|open| open == id);
         open.remove(index.unwrap_or_else(|| panic!("nobody waits for {answer}")));
     }
-    let unanswered: Vec<_> = open.iter().map(|line| String::from_utf8_lossy(&line.bytes)).collect();
+    let unanswered: Vec<String> = lines
+        .iter()
+        .filter(|line| line.ids.iter().any(|id| open.contains(id)))
+        .map(|line| String::from_utf8_lossy(&line.bytes).chars().take(1000).collect())
+        .collect();
     assert!(unanswered.is_empty(), "not answered: {unanswered:#?}");
 }
 
@@ -82,16 +88,20 @@ async fn every_request_with_an_id_is_answered_whatever_else_comes_and_nothing_gr
         session.initialize("2025-11-25").await;
     }
     let mut fuzzer = Fuzzer::new(seeded::rng(), era.meta());
-    let mut before = None;
+    let (mut before, mut sent) = (None, 0);
     let rounds = soak::size(40, 400);
     for round in 0..rounds {
         // The first quarter is what a process needs to get going.
         if round == rounds / 4 {
             before = Some(taken(&session));
+            sent = 0;
         }
-        let lines: Vec<Line> = (0..LINES_AT_ONCE).map(|_| fuzzer.line()).collect();
+        let mut lines: Vec<Line> = (1..LINES_AT_ONCE).map(|_| fuzzer.line()).collect();
+        lines.push(fuzzer.long(LONG_BYTES));
         exchange(&mut session, &lines).await;
+        sent += lines.iter().map(|line| line.bytes.len() as u64).sum::<u64>();
     }
+    assert!(sent > 3 * GROWTH_MAX, "{sent} bytes would not be missed");
     let ((memory_before, descriptors_before), (memory, descriptors)) =
         (before.expect("it was looked"), taken(&session));
     assert!(

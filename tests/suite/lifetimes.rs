@@ -70,8 +70,12 @@ async fn an_instance_goes_with_the_session_that_made_it_and_one_with_a_time_to_l
         (&listed["is_orphan"], &listed["lifetime"]),
         (&json!(false), &json!("session"))
     );
+    assert!(listed["age_seconds"].is_u64(), "{listed}");
+    assert_eq!(listed.get("left_seconds"), None, "{listed}");
     let listed = entry(&environment, &id_of(&with_ttl)).expect("it is there");
     assert_eq!(listed["expires_at"], with_ttl["expires_at"]);
+    let left = listed["left_seconds"].as_u64().expect("it has an end");
+    assert!((3500..=3600).contains(&left), "{listed}");
 
     assert!(session.end().await.status.success());
     assert!(!is_there(&environment, engine, &id_of(&of_session)).await);
@@ -139,6 +143,56 @@ async fn a_time_to_live_ends_an_instance_while_any_server_runs_and_it_counts_as_
     until_gone(&environment, engine, &id).await;
     session.until_logged("its time to live has ended").await;
     session.end().await;
+}
+
+/// Whether the log says in one line that this instance was removed, and why.
+fn says_that_it_was_removed(log: &[u8], id: &str, reason: &str) -> bool {
+    let log = String::from_utf8_lossy(log);
+    log.lines()
+        .any(|line| line.contains("removed an instance that was over") && line.contains(id) && line.contains(reason))
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_a_command_removes_because_its_process_has_ended_is_in_its_log(
+    #[values(Docker, Local)] engine: TestEngine,
+) {
+    let environment = TestEnvironment::on(engine);
+    let mut killed = Session::initialized(&environment, &[]).await;
+    let orphan = id_of(&killed.succeed("create_postgres_instance", json!({})).await);
+    processes::kill(killed.pid().expect("it runs"));
+    killed.remains().await;
+    // Its removal goes on in the background, and the command waits for that.
+    let listed = environment.run(&["postgres", "list", "--log-level", "info"]);
+    assert!(listed.status.success(), "{listed:?}");
+    let reason = "the process that it belongs to has ended";
+    assert!(
+        says_that_it_was_removed(&listed.stderr, &orphan, reason),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    assert!(!is_there(&environment, engine, &orphan).await);
+}
+
+#[tokio::test]
+async fn what_a_command_removes_because_its_time_has_passed_is_in_its_log() {
+    // On a Docker that all tests share, another test's server may be faster.
+    let environment = TestEnvironment::on(Local);
+    let id = id_of(&environment.json(&["postgres", "create", "--ttl", "1s"]));
+    let begun = Instant::now();
+    let log = loop {
+        let listed = environment.run(&["postgres", "list", "--log-level", "info"]);
+        assert!(listed.status.success(), "{listed:?}");
+        if !is_there(&environment, Local, &id).await {
+            break listed.stderr;
+        }
+        assert!(begun.elapsed() < PATIENCE, "{id} is still there");
+    };
+    assert!(
+        says_that_it_was_removed(&log, &id, "its time to live has ended"),
+        "{}",
+        String::from_utf8_lossy(&log)
+    );
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use dev_postgres_mcp_tests::address_beyond_loopback;
 use dev_postgres_mcp_tests::binary::TestEngine::{self, Docker, Local};
 use dev_postgres_mcp_tests::binary::TestEnvironment;
 use dev_postgres_mcp_tests::clients;
+use dev_postgres_mcp_tests::processes;
 use dev_postgres_mcp_tests::puppet::with_puppets;
 use dev_postgres_mcp_tests::session::{PATIENCE, Session};
 use rstest::rstest;
@@ -155,6 +156,27 @@ async fn what_a_server_does_is_counted_and_told_as_prometheus_reads_it(#[values(
     TcpStream::connect(address)
         .await
         .expect_err("the metrics end with the server");
+}
+
+#[tokio::test]
+async fn what_is_removed_by_itself_is_counted_by_why() {
+    // Nobody else removes anything here.
+    let environment = TestEnvironment::on(Local);
+    let mut killed = Session::initialized(&environment, &[]).await;
+    killed.succeed("create_postgres_instance", json!({})).await;
+    processes::kill(killed.pid().expect("it runs"));
+    killed.remains().await;
+
+    let address = free_address().await;
+    let mut session = Session::initialized(&environment, &["--metrics", &address.to_string()]).await;
+    let reaped = |reason: &str| format!("dev_postgres_mcp_reaped_total{{kind=\"instance\",reason=\"{reason}\"}}");
+    until(address, &reaped("orphan"), 1.0).await;
+    session
+        .succeed("create_postgres_instance", json!({ "ttl_seconds": 1 }))
+        .await;
+    let text = until(address, &reaped("expired"), 1.0).await;
+    assert_eq!(value(&text, &reaped("orphan")), Some(1.0), "{text}");
+    session.end().await;
 }
 
 #[tokio::test]

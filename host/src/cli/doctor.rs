@@ -1,6 +1,7 @@
 //! `doctor`.
 
 use std::fmt::Write as _;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 
 use clap::Args;
@@ -19,6 +20,8 @@ use crate::ports::PortAllocator;
 
 /// How many ports of the range are tried: enough to tell a crowded range from a free one, in a few milliseconds.
 const PORTS_TRIED_MAX: usize = 100;
+/// As the local engine has it, too.
+const STATE_DIRECTORY: &str = "state directory";
 
 /// Check what this program needs, and say what to do about what is missing
 ///
@@ -71,6 +74,10 @@ impl Doctor {
         diagnoses.push(ports(config, &mut rand::rng()));
         // The engine itself, not through the manager: a broken policy is no reason to say nothing of Docker.
         diagnoses.extend(app.engine().diagnose(&config.instance.defaults.image).await);
+        // Where the local engine is needed, it has said so itself.
+        if diagnoses.iter().all(|diagnosis| diagnosis.subject != STATE_DIRECTORY) {
+            diagnoses.push(state_directory(app).await);
+        }
         report(&diagnoses, ui)
     }
 
@@ -182,6 +189,29 @@ async fn bundles(app: &App) -> Vec<Diagnosis> {
         })
     }));
     diagnoses
+}
+
+/// Whether anybody would notice that an MCP server was killed.
+async fn state_directory(app: &App) -> Diagnosis {
+    let owners = app.owners().clone();
+    let me = tokio::task::spawn_blocking(move || owners.me()).await;
+    match me.unwrap_or_else(|error| Err(io::Error::other(error))) {
+        Ok(_) => Diagnosis {
+            subject: STATE_DIRECTORY,
+            verdict: Verdict::Good,
+            detail: match &app.config().local.state_dir {
+                Some(path) => path.display().to_string(),
+                None => String::new(),
+            },
+            advice: String::new(),
+        },
+        Err(error) => Diagnosis {
+            subject: STATE_DIRECTORY,
+            verdict: Verdict::Warning,
+            detail: format!("{error}: if an MCP server is killed, nobody notices and its instances stay"),
+            advice: "Name another folder in the setting local.state_dir.".into(),
+        },
+    }
 }
 
 fn bad(subject: &'static str, failure: Failure) -> Diagnosis {

@@ -13,7 +13,7 @@ use super::ui::Ui;
 use super::view::instance_table;
 use crate::failure::{Failure, FailureCode};
 use crate::instance::{Instance, InstanceId};
-use crate::manager::InstanceManager;
+use crate::manager::{InstanceManager, Left};
 
 /// How many instances are dropped at the same time: enough to hide the waiting, few enough not to swamp Docker.
 const CONCURRENT_DROPS: usize = 8;
@@ -109,18 +109,13 @@ async fn confirm(
     ui: &mut Ui,
 ) -> Result<(), Failure> {
     let is_meant = |id| targets.iter().any(|(_, target)| target.as_ref() == Ok(&id));
-    let mut doomed = Vec::new();
-    for instance in instances.iter().filter(|instance| is_meant(instance.id)) {
-        let left = manager
-            .sweeper()
-            .left(instance)
-            .await
-            .map_err(|error| Failure::from(&error))?;
-        doomed.push((instance.clone(), left));
-    }
-    if doomed.is_empty() {
+    let meant = instances.iter().filter(|instance| is_meant(instance.id));
+    let meant: Vec<Instance> = meant.cloned().collect();
+    if meant.is_empty() {
         return Ok(());
     }
+    let left = manager.sweeper().left(&meant).await;
+    let doomed: Vec<(Instance, Left)> = meant.into_iter().zip(left).collect();
     let question = format!(
         "{}Drop {} with all data?",
         instance_table(&doomed, SystemTime::now()),

@@ -9,7 +9,8 @@ use super::exit::ExitCode;
 use super::ui::Ui;
 use super::view::{InstanceView, instance_table};
 use crate::failure::Failure;
-use crate::manager::InstanceManager;
+use crate::instance::Instance;
+use crate::manager::{InstanceManager, Left};
 
 /// List the instances, oldest first
 ///
@@ -27,30 +28,28 @@ struct Listed {
 
 impl List {
     pub(super) async fn run(self, manager: &InstanceManager, ui: &mut Ui) -> Result<ExitCode, Failure> {
-        let mut instances = Vec::new();
-        for instance in manager
-            .list(&manager.caller())
-            .await
-            .map_err(|error| Failure::from(&error))?
-        {
-            let left = manager
-                .sweeper()
-                .left(&instance)
-                .await
-                .map_err(|error| Failure::from(&error))?;
-            instances.push((instance, left));
+        let caller = manager.caller();
+        let (listed, overlooked) = tokio::join!(manager.list(&caller), manager.overlooked());
+        let listed = listed.map_err(|error| Failure::from(&error))?;
+        if let Some(overlooked) = overlooked {
+            ui.note(&format!(
+                "warning: if there are instances in Docker, they are not listed: {overlooked}"
+            ));
         }
+        let left = manager.sweeper().left(&listed).await;
+        let instances: Vec<(Instance, Left)> = listed.into_iter().zip(left).collect();
         if instances.is_empty() {
             ui.note("there are no instances: `dev-postgres-mcp postgres create` makes one");
         }
+        let now = SystemTime::now();
         let listed = Listed {
             count: instances.len(),
             instances: instances
                 .iter()
-                .map(|(instance, left)| InstanceView::listed(instance, *left))
+                .map(|(instance, left)| InstanceView::listed(instance, *left, now))
                 .collect(),
         };
-        ui.result(&listed, || instance_table(&instances, SystemTime::now()))?;
+        ui.result(&listed, || instance_table(&instances, now))?;
         Ok(ExitCode::Ok)
     }
 }

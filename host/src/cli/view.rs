@@ -35,7 +35,12 @@ pub(super) struct InstanceView {
     expires_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     owner: Option<OwnerView>,
-    /// Only where it was looked, in a list.
+    /// Only in a list, as all that follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_seconds: Option<u64>,
+    /// Only where it has an end, and its engine tells the time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_seconds: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     is_orphan: Option<bool>,
 }
@@ -71,8 +76,13 @@ impl From<&Owner> for OwnerView {
 
 impl InstanceView {
     /// One of a list.
-    pub(super) fn listed(instance: &Instance, left: Left) -> Self {
+    pub(super) fn listed(instance: &Instance, left: Left, now: SystemTime) -> Self {
         Self {
+            age_seconds: Some(age_seconds(instance, now)),
+            left_seconds: match left {
+                Left::Time(time) => Some(time.as_secs()),
+                Left::Session | Left::Orphan | Left::Unlimited | Left::Unknown => None,
+            },
             is_orphan: Some(left == Left::Orphan),
             ..Self::from(instance)
         }
@@ -104,6 +114,8 @@ impl From<&Instance> for InstanceView {
                 Lifetime::Session | Lifetime::Unlimited => None,
             },
             owner: instance.owner.as_ref().map(Into::into),
+            age_seconds: None,
+            left_seconds: None,
             is_orphan: None,
         }
     }
@@ -339,7 +351,8 @@ fn address(instance: &Instance) -> String {
     }
 }
 
-/// How long ago the instance was made; 0 s for a clock that has been set back since.
+/// How long ago the instance was made, by the clock that says when: that of its maker's machine, most often this one. 0 s for one
+/// that has been set back since.
 fn age(instance: &Instance, now: SystemTime) -> String {
     in_largest_unit(Duration::from_secs(age_seconds(instance, now)))
 }
@@ -365,6 +378,7 @@ fn shown_left(left: Left) -> String {
         Left::Session => "session".into(),
         Left::Orphan => "orphan".into(),
         Left::Unlimited => "-".into(),
+        Left::Unknown => "?".into(),
     }
 }
 
@@ -473,9 +487,34 @@ mod tests {
             Left::Unlimited,
             Left::Time(Duration::from_secs(1)),
         ] {
-            let json = serde_json::to_value(InstanceView::listed(&instance(), left)).expect("JSON");
+            let json = serde_json::to_value(InstanceView::listed(&instance(), left, at(60))).expect("JSON");
             assert_eq!(json["is_orphan"], left == Left::Orphan, "{json}");
         }
+    }
+
+    #[test]
+    fn a_list_has_each_ones_age_in_json_and_the_time_that_it_has_left_if_that_is_known() {
+        for (left, seconds) in [
+            (Left::Time(Duration::from_millis(5_400_999)), Some(5400)),
+            (Left::Session, None),
+            (Left::Orphan, None),
+            (Left::Unlimited, None),
+            (Left::Unknown, None),
+        ] {
+            let json = serde_json::to_value(InstanceView::listed(&instance(), left, at(90))).expect("JSON");
+            assert_eq!(json["age_seconds"], 90, "{json}");
+            assert_eq!(
+                json.get("left_seconds").and_then(serde_json::Value::as_u64),
+                seconds,
+                "{json}"
+            );
+            assert_eq!(json.get("left_seconds").is_some(), seconds.is_some(), "{json}");
+        }
+        let got = serde_json::to_value(InstanceView::from(&instance())).expect("JSON");
+        assert!(
+            got.get("age_seconds").is_none() && got.get("left_seconds").is_none(),
+            "{got}"
+        );
     }
 
     #[test]

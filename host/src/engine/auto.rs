@@ -139,6 +139,11 @@ impl AutoEngine {
     }
 }
 
+/// Whether nothing is in any of the usual places, and nobody has named another: what can't be reached has no address.
+fn is_nowhere(no_docker: &EngineError) -> bool {
+    matches!(no_docker, EngineError::Unreachable { endpoint, .. } if endpoint == "Docker")
+}
+
 #[async_trait]
 impl Engine for AutoEngine {
     async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
@@ -236,6 +241,14 @@ impl Engine for AutoEngine {
         self.docker_answers().await.err().map(|no_docker| no_docker.to_string())
     }
 
+    async fn overlooked(&self) -> Option<String> {
+        match self.docker_answers().await {
+            Ok(()) => None,
+            Err(no_docker) if is_nowhere(&no_docker) && !self.met.load(Ordering::Relaxed) => None,
+            Err(no_docker) => Some(no_docker.to_string()),
+        }
+    }
+
     async fn remove(&self, id: InstanceId) -> Result<bool, EngineError> {
         match self.holder(id).await? {
             Some(engine) => engine.remove(id).await,
@@ -253,10 +266,18 @@ impl Engine for AutoEngine {
     }
 
     async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
-        self.local.prune(dry_run, pruned).await?;
+        let local = self.local.prune(dry_run, pruned).await;
         match self.docker_answers().await {
-            Ok(()) => self.docker.prune(dry_run, pruned).await,
-            Err(no_docker) => self.without_docker(&no_docker).await,
+            Ok(()) => {
+                if let Err(error) = local {
+                    tracing::warn!(%error, "what is of no use any more in the local engine, if there is anything, stays for now");
+                }
+                self.docker.prune(dry_run, pruned).await
+            }
+            Err(no_docker) => {
+                local?;
+                self.without_docker(&no_docker).await
+            }
         }
     }
 

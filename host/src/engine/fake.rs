@@ -20,6 +20,8 @@ pub(crate) enum Server {
     /// Nothing ever listens.
     #[default]
     Silent,
+    /// It answers before anybody asks.
+    Answers,
     /// It ends at once.
     Dies(Ended),
 }
@@ -39,12 +41,16 @@ pub(crate) struct FakeEngine {
     pub(crate) failing_watches: AtomicUsize,
     /// What its clock shows; `None` for the machine's own.
     pub(crate) now: Mutex<Option<SystemTime>>,
+    /// Engines of these kinds don't tell the time.
+    pub(crate) clockless: Vec<EngineKind>,
     pub(crate) asked: Mutex<Vec<String>>,
     /// What was to be created so far.
     pub(crate) specs: Mutex<Vec<InstanceSpec>>,
     pub(crate) instances: Mutex<Vec<Found>>,
     /// Those of them that somebody has damaged.
     pub(crate) damaged: Mutex<Vec<InstanceId>>,
+    /// Those of them that are listed and can't be read.
+    pub(crate) unreadable: Mutex<Vec<InstanceId>>,
     /// What has befallen every instance.
     pub(crate) memory_kills: Option<MemoryKills>,
     /// What every instance takes.
@@ -78,11 +84,15 @@ fn instance(id: InstanceId, spec: &InstanceSpec, owner: &Owner, port: Port) -> I
 fn outage(left: &AtomicUsize) -> Result<(), EngineError> {
     let fails = left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
     match fails {
-        Ok(_) => Err(EngineError::Request {
-            verb: "asking the engine",
-            reason: "it is away".into(),
-        }),
+        Ok(_) => Err(away()),
         Err(_) => Ok(()),
+    }
+}
+
+fn away() -> EngineError {
+    EngineError::Request {
+        verb: "asking the engine",
+        reason: "it is away".into(),
     }
 }
 
@@ -172,7 +182,7 @@ impl Engine for FakeEngine {
         Ok(Created {
             found,
             warnings: Vec::new(),
-            answers: false,
+            answers: matches!(self.server, Server::Answers),
         })
     }
 
@@ -218,7 +228,10 @@ impl Engine for FakeEngine {
         }
     }
 
-    async fn now(&self, _kind: EngineKind) -> Result<SystemTime, EngineError> {
+    async fn now(&self, kind: EngineKind) -> Result<SystemTime, EngineError> {
+        if self.clockless.contains(&kind) {
+            return Err(away());
+        }
         let now = *self.now.lock().expect("unpoisoned");
         Ok(now.unwrap_or_else(SystemTime::now))
     }
@@ -238,6 +251,9 @@ impl Engine for FakeEngine {
 
     async fn get(&self, id: InstanceId) -> Result<Option<Found>, EngineError> {
         self.record("get");
+        if self.unreadable.lock().expect("unpoisoned").contains(&id) {
+            return Err(away());
+        }
         let instances = self.instances.lock().expect("unpoisoned");
         let found = instances.iter().find(|found| found.instance.id == id).cloned();
         match found {
@@ -275,7 +291,7 @@ impl Engine for FakeEngine {
     async fn ended(&self, _id: InstanceId) -> Result<Ended, EngineError> {
         outage(&self.failing_watches)?;
         match &self.server {
-            Server::Silent => std::future::pending().await,
+            Server::Silent | Server::Answers => std::future::pending().await,
             Server::Dies(ended) => Ok(ended.clone()),
         }
     }

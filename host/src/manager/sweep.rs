@@ -2,11 +2,11 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::remove_stubbornly;
+use super::{SESSION_ENDED, remove_stubbornly};
 use crate::engine::{Engine, EngineError, Pruned};
-use crate::instance::{Instance, InstanceId, Lifetime};
+use crate::instance::{EngineKind, Instance, InstanceId, Lifetime};
 use crate::metrics::METRICS;
 use crate::owner::Owners;
 
@@ -51,6 +51,53 @@ pub enum Left {
     Orphan,
     /// As long as anybody likes.
     Unlimited,
+    /// It has an end, and its engine doesn't tell the time.
+    Unknown,
+}
+
+/// What the engines' clocks show, each asked once: one that doesn't tell takes its time not to.
+#[derive(Debug)]
+struct Clocks<'a> {
+    engine: &'a dyn Engine,
+    shown: Vec<(EngineKind, Option<SystemTime>)>,
+}
+
+impl<'a> Clocks<'a> {
+    fn of(engine: &'a dyn Engine) -> Self {
+        Self {
+            engine,
+            shown: Vec::new(),
+        }
+    }
+
+    async fn now(&mut self, kind: EngineKind) -> Option<SystemTime> {
+        if let Some((_, now)) = self.shown.iter().find(|(of, _)| *of == kind) {
+            return *now;
+        }
+        let now = match self.engine.now(kind).await {
+            Ok(now) => Some(now),
+            Err(error) => {
+                let engine = kind.as_str();
+                tracing::warn!(engine, %error, "it can't be told whose time to live has ended: nothing of this engine expires");
+                None
+            }
+        };
+        self.shown.push((kind, now));
+        now
+    }
+
+    /// How long an instance has until its end; `None` if it has none, or that can't be told.
+    async fn until_end(&mut self, instance: &Instance) -> Option<Duration> {
+        let Lifetime::Until(end) = instance.lifetime else {
+            return None;
+        };
+        let now = self.now(instance.engine).await?;
+        Some(end.duration_since(now).unwrap_or_default())
+    }
+
+    async fn is_over(&mut self, instance: &Instance) -> bool {
+        self.until_end(instance).await == Some(Duration::ZERO)
+    }
 }
 
 /// Removes what is over. It asks no policy: what an instance was allowed to live has been decided.
@@ -99,27 +146,36 @@ impl Sweeper {
     /// same daemon go by their time alone.
     ///
     /// # Errors
-    /// If the engine can't tell. What can't be removed is logged, and stays for the next time.
+    /// If the engine can't tell which instances there are. One that can't be read or removed, or of which it can't be told
+    /// whether it is over, is logged and stays for the next time.
     pub async fn sweep(&self, dry_run: bool, swept: &mut Vec<Pruned>) -> Result<(), EngineError> {
-        self.remove_over(&self.engine.list_all().await?, dry_run, swept).await
+        let instances = self.engine.list_all().await?;
+        self.remove_over(&instances, &mut self.clocks(), dry_run, swept).await;
+        Ok(())
     }
 
     async fn remove_over(
         &self,
         instances: &[Instance],
+        clocks: &mut Clocks<'_>,
         dry_run: bool,
         swept: &mut Vec<Pruned>,
-    ) -> Result<(), EngineError> {
+    ) {
         for instance in instances {
             let id = instance.id;
-            if self.why_over(instance).await?.is_none() {
+            if self.why_over(instance, clocks).await.is_none() {
                 continue;
             }
             // Looked at again, right before: somebody may have extended it since.
-            let Some(instance) = self.legible(id).await? else {
-                continue;
+            let over = match self.legible(id).await {
+                Ok(Some(instance)) => self.why_over(&instance, clocks).await,
+                Ok(None) => None,
+                Err(error) => {
+                    tracing::warn!(%id, %error, "an instance that may be over can't be read, and stays for now");
+                    None
+                }
             };
-            let Some(over) = self.why_over(&instance).await? else {
+            let Some(over) = over else {
                 continue;
             };
             let reason = over.reason();
@@ -143,7 +199,6 @@ impl Sweeper {
                 reason: reason.to_owned(),
             });
         }
-        Ok(())
     }
 
     /// Sweeps whenever something may be over, until the future is dropped.
@@ -156,32 +211,32 @@ impl Sweeper {
                     Vec::new()
                 }
             };
-            if let Err(error) = self.remove_over(&instances, false, &mut Vec::new()).await {
-                tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
-            }
-            tokio::time::sleep(self.until_next_end(&instances).await).await;
+            let mut clocks = self.clocks();
+            self.remove_over(&instances, &mut clocks, false, &mut Vec::new()).await;
+            tokio::time::sleep(until_next_end(&instances, &mut clocks).await).await;
         }
     }
 
-    /// How long to wait for the next look, after one at these.
-    async fn until_next_end(&self, instances: &[Instance]) -> Duration {
-        let mut pause = LOOK_PAUSE;
+    fn clocks(&self) -> Clocks<'_> {
+        Clocks::of(self.engine.as_ref())
+    }
+
+    /// Whether an instance's time has come, by its engine's clock. It counts as gone then, whether it is removed yet or not;
+    /// one of which that can't be told doesn't.
+    pub(super) async fn is_over(&self, instance: &Instance) -> bool {
+        self.clocks().is_over(instance).await
+    }
+
+    /// Those of them whose time hasn't come.
+    pub(super) async fn not_over(&self, instances: Vec<Instance>) -> Vec<Instance> {
+        let mut clocks = self.clocks();
+        let mut there = Vec::new();
         for instance in instances {
-            if let Lifetime::Until(end) = instance.lifetime
-                && let Ok(now) = self.engine.now(instance.engine).await
-            {
-                pause = pause.min(end.duration_since(now).unwrap_or_default());
+            if !clocks.is_over(&instance).await {
+                there.push(instance);
             }
         }
-        pause.max(LOOK_PAUSE_MIN)
-    }
-
-    /// Whether an instance's time has come, by its engine's clock. It counts as gone then, whether it is removed yet or not.
-    pub(super) async fn is_over(&self, instance: &Instance) -> Result<bool, EngineError> {
-        Ok(match instance.lifetime {
-            Lifetime::Until(_) => instance.lifetime.is_over(self.engine.now(instance.engine).await?),
-            Lifetime::Session | Lifetime::Unlimited => false,
-        })
+        there
     }
 
     /// Whether the process that an instance belongs to has ended.
@@ -196,27 +251,26 @@ impl Sweeper {
             .unwrap_or(false)
     }
 
-    async fn why_over(&self, instance: &Instance) -> Result<Option<Over>, EngineError> {
-        if self.is_over(instance).await? {
-            return Ok(Some(Over::Expired));
+    async fn why_over(&self, instance: &Instance, clocks: &mut Clocks<'_>) -> Option<Over> {
+        if clocks.is_over(instance).await {
+            return Some(Over::Expired);
         }
-        Ok(self.is_orphan(instance).await.then_some(Over::Orphan))
+        self.is_orphan(instance).await.then_some(Over::Orphan)
     }
 
-    /// How long an instance has left.
-    ///
-    /// # Errors
-    /// If the engine doesn't tell the time.
-    pub async fn left(&self, instance: &Instance) -> Result<Left, EngineError> {
-        Ok(match instance.lifetime {
-            Lifetime::Until(end) => {
-                let now = self.engine.now(instance.engine).await?;
-                Left::Time(end.duration_since(now).unwrap_or_default())
-            }
-            Lifetime::Session if self.is_orphan(instance).await => Left::Orphan,
-            Lifetime::Session => Left::Session,
-            Lifetime::Unlimited => Left::Unlimited,
-        })
+    /// How long each of these has left.
+    pub async fn left(&self, instances: &[Instance]) -> Vec<Left> {
+        let mut clocks = self.clocks();
+        let mut all = Vec::new();
+        for instance in instances {
+            all.push(match instance.lifetime {
+                Lifetime::Until(_) => clocks.until_end(instance).await.map_or(Left::Unknown, Left::Time),
+                Lifetime::Session if self.is_orphan(instance).await => Left::Orphan,
+                Lifetime::Session => Left::Session,
+                Lifetime::Unlimited => Left::Unlimited,
+            });
+        }
+        all
     }
 
     /// An instance as far as it can be read, over or not: enough to remove it.
@@ -234,9 +288,20 @@ impl Sweeper {
             Ok(Some(instance)) if instance.lifetime != Lifetime::Session => {}
             Ok(None) if self.engine.unseen().await.is_none() => {}
             // Where that can't be told, it is as it was.
-            Ok(_) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, "its session has ended").await,
+            Ok(_) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, SESSION_ENDED).await,
         }
     }
+}
+
+/// How long to wait for the next look, after one at these by these clocks.
+async fn until_next_end(instances: &[Instance], clocks: &mut Clocks<'_>) -> Duration {
+    let mut pause = LOOK_PAUSE;
+    for instance in instances {
+        if let Some(left) = clocks.until_end(instance).await {
+            pause = pause.min(left);
+        }
+    }
+    pause.max(LOOK_PAUSE_MIN)
 }
 
 #[cfg(test)]
@@ -244,15 +309,14 @@ mod tests {
     use std::fs;
     use std::pin::pin;
     use std::sync::{Arc, Mutex};
-    use std::time::SystemTime;
 
     use tokio::time::timeout;
     use tokio_util::task::TaskTracker;
     use uuid::Uuid;
 
     use super::*;
-    use crate::engine::fake::FakeEngine;
-    use crate::instance::{Caller, CreateRequest, Defaults, Image, Limits, Owner, ProgressSink, Status};
+    use crate::engine::fake::{FakeEngine, Server};
+    use crate::instance::{Caller, CreateRequest, Defaults, Found, Image, Limits, Owner, ProgressSink, Status};
     use crate::manager::tests::Rules;
     use crate::manager::{InstanceManager, Settings};
     use crate::owner;
@@ -314,6 +378,13 @@ mod tests {
             let sweeper = self.manager.sweeper();
             sweeper.sweep(dry_run, &mut swept).await.expect("swept");
             swept
+        }
+
+        /// Has somebody change an instance.
+        fn change(&self, id: InstanceId, change: impl FnOnce(&mut Found)) {
+            let mut instances = self.engine.instances.lock().expect("unpoisoned");
+            let found = instances.iter_mut().find(|found| found.instance.id == id);
+            change(found.expect("it is there"));
         }
 
         fn has(&self, id: InstanceId) -> bool {
@@ -407,7 +478,7 @@ mod tests {
         let [session, extended, dropped] = [(); 3].map(|()| desk.add(Some(mine.clone()), Lifetime::Session));
         let others = desk.add(Some(desk.ended()), Lifetime::Session);
         for id in [session, extended, dropped] {
-            desk.manager.sessions.add(id);
+            assert!(desk.manager.sessions.add(id));
         }
         let later = Lifetime::Until(SystemTime::now() + Duration::from_mins(1));
         // By another process, which tells nobody.
@@ -419,20 +490,113 @@ mod tests {
         assert_eq!([session, extended, others].map(|id| desk.has(id)), [false, true, true]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_is_kept_only_after_the_end_of_its_process_has_begun_goes_too_and_that_end_waits_for_it() {
+        let desk = Desk::new(FakeEngine {
+            server: Server::Answers,
+            ..FakeEngine::default()
+        });
+        let caller = Caller {
+            client: Some("test".into()),
+            ..Caller::default()
+        };
+        let (request, by_hand, sink) = (CreateRequest::default(), Caller::default(), ProgressSink::none());
+        let mut made = Vec::new();
+        // What the command line makes is no session's.
+        for caller in [&caller, &caller, &by_hand] {
+            made.push(desk.manager.create(&request, caller, &sink).await.expect("created"));
+        }
+        let ids: Vec<InstanceId> = made.iter().map(|new| new.connection().instance.id).collect();
+        let mut made = made.into_iter();
+        made.next().expect("three").keep().await.expect("kept");
+        desk.manager.close();
+        desk.tracker.close();
+        let ended = timeout(Duration::from_secs(1), desk.tracker.wait()).await;
+        ended.expect_err("two are neither kept nor removed yet");
+        for new in made {
+            new.keep().await.expect("kept");
+        }
+        desk.tracker.wait().await;
+        let there: Vec<bool> = ids.into_iter().map(|id| desk.has(id)).collect();
+        assert_eq!(there, [false, false, true]);
+    }
+
     #[tokio::test]
-    async fn an_engine_that_does_not_tell_the_time_lets_nothing_expire() {
+    async fn an_engine_that_does_not_tell_the_time_lets_nothing_expire_and_keeps_nothing_else_from_its_end() {
+        let desk = Desk::new(FakeEngine {
+            now: Mutex::new(Some(at(100))),
+            clockless: vec![EngineKind::Docker],
+            ..FakeEngine::default()
+        });
+        let timed = desk.add(None, Lifetime::Until(at(1)));
+        let orphan = desk.add(Some(desk.ended()), Lifetime::Session);
+        let elsewhere = desk.add(None, Lifetime::Until(at(1)));
+        desk.change(elsewhere, |found| found.instance.engine = EngineKind::Local);
+        let swept = desk.sweep(false).await;
+        assert_eq!(swept.len(), 2, "{swept:?}");
+        assert_eq!([timed, orphan, elsewhere].map(|id| desk.has(id)), [true, false, false]);
+
+        // It is still shown, and can be dropped.
+        let caller = Caller::default();
+        let listed = desk.manager.list(&caller).await.expect("a list");
+        assert_eq!(listed.iter().map(|instance| instance.id).collect::<Vec<_>>(), [timed]);
+        assert_eq!(desk.manager.sweeper().left(&listed).await, [Left::Unknown]);
+        desk.manager.get(timed, &caller).await.expect("it is there");
+        desk.manager.remove(timed, &caller).await.expect("it is there");
+    }
+
+    #[tokio::test]
+    async fn one_that_cannot_be_read_stays_and_keeps_no_other_from_its_end() {
+        let desk = Desk::new(FakeEngine {
+            now: Mutex::new(Some(at(100))),
+            ..FakeEngine::default()
+        });
+        let [unreadable, over] = [(); 2].map(|()| desk.add(None, Lifetime::Until(at(100))));
+        let orphan = desk.add(Some(desk.ended()), Lifetime::Session);
+        desk.engine.unreadable.lock().expect("unpoisoned").push(unreadable);
+        let swept = desk.sweep(false).await;
+        assert_eq!(swept.len(), 2, "{swept:?}");
+        assert_eq!([unreadable, over, orphan].map(|id| desk.has(id)), [true, false, false]);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_was_set_back_puts_the_end_off() {
         let desk = Desk::new(FakeEngine {
             now: Mutex::new(Some(at(0))),
             ..FakeEngine::default()
         });
         let id = desk.add(None, Lifetime::Until(at(1)));
-        // A clock that was set back: the end is further away, and that is all.
         desk.sweep(false).await;
         assert!(desk.has(id));
-        let instance = desk.engine.get(id).await.expect("an answer").expect("there").instance;
+    }
+
+    #[tokio::test]
+    async fn how_long_each_has_left_is_told_and_an_orphan_is_one_to_those_that_can_judge_its_process() {
+        let desk = Desk::new(FakeEngine {
+            now: Mutex::new(Some(at(0))),
+            ..FakeEngine::default()
+        });
+        let elsewhere = tempfile::tempdir().expect("a folder");
+        let foreign = Owners::new(Some(elsewhere.path())).owner(&Caller::default());
+        for (owner, lifetime) in [
+            (Some(desk.ended()), Lifetime::Session),
+            (Some(desk.owners.owner(&Caller::default())), Lifetime::Session),
+            (Some(foreign), Lifetime::Session),
+            (Some(desk.ended()), Lifetime::Until(at(7))),
+            (None, Lifetime::Unlimited),
+        ] {
+            desk.add(owner, lifetime);
+        }
+        let listed = desk.manager.list(&Caller::default()).await.expect("a list");
         assert_eq!(
-            desk.manager.sweeper().left(&instance).await.expect("told"),
-            Left::Time(Duration::from_secs(1))
+            desk.manager.sweeper().left(&listed).await,
+            [
+                Left::Orphan,
+                Left::Session,
+                Left::Session,
+                Left::Time(Duration::from_secs(7)),
+                Left::Unlimited
+            ]
         );
     }
 
@@ -462,7 +626,7 @@ mod tests {
         });
         let pause = async || {
             let instances = desk.engine.list_all().await.expect("a list");
-            desk.manager.sweeper().until_next_end(&instances).await
+            until_next_end(&instances, &mut Clocks::of(&*desk.engine)).await
         };
         assert_eq!(pause().await, LOOK_PAUSE);
         desk.add(None, Lifetime::Until(at(3600)));

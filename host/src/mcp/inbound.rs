@@ -40,8 +40,8 @@ pub(super) enum Inbound {
     Message(Box<ClientJsonRpcMessage>),
     /// To be answered, and done with.
     Refused {
-        /// Whom to answer; `None` if that can't be read.
-        id: Option<RequestId>,
+        /// Whom to answer, each by itself; `None` for one whose id can't be read.
+        ids: Vec<Option<RequestId>>,
         error: ErrorData,
     },
     /// Nothing that anybody waits for.
@@ -51,8 +51,10 @@ pub(super) enum Inbound {
 impl Inbound {
     fn parse(line: &[u8]) -> Self {
         let line = line.strip_prefix(UTF8_BOM).unwrap_or(line).trim_ascii();
-        if line.is_empty() {
-            return Self::Ignored;
+        match line.first() {
+            None => return Self::Ignored,
+            Some(b'[') => return Self::batch(line),
+            Some(_) => {}
         }
         match serde_json::from_slice(line) {
             Ok(message) => Self::sound(message),
@@ -75,8 +77,23 @@ impl Inbound {
                         None,
                     ),
                 };
-                Self::Refused { id, error }
+                Self::Refused { ids: vec![id], error }
             }
+        }
+    }
+
+    /// Several messages in an array: of all revisions, only 2025-03-26 has that, and rmcp doesn't take it.
+    fn batch(line: &[u8]) -> Self {
+        if serde_json::from_slice::<IgnoredAny>(line).is_err() {
+            return Self::Ignored;
+        }
+        let mut ids: Vec<_> = Outline::request_ids(line).into_iter().map(Some).collect();
+        if ids.is_empty() {
+            ids.push(None);
+        }
+        Self::Refused {
+            ids,
+            error: ErrorData::invalid_request("batches are not taken: send each request by itself, one a line", None),
         }
     }
 
@@ -95,7 +112,7 @@ impl Inbound {
             _ => "",
         };
         Self::Refused {
-            id: Some(request.id.clone()),
+            ids: vec![Some(request.id.clone())],
             error: ErrorData::invalid_params(
                 format!("the parameters of {method} don't have the form that MCP gives them{form}"),
                 None,
@@ -108,7 +125,7 @@ impl Inbound {
         match outline.request_id() {
             None => Self::Ignored,
             id => Self::Refused {
-                id,
+                ids: vec![id],
                 error: ErrorData::invalid_request(format!("the message has more than {MESSAGE_BYTES_MAX} bytes"), None),
             },
         }
@@ -170,7 +187,10 @@ mod tests {
     /// What a line is answered: the id and the error's code.
     fn answer(line: &str) -> Option<(Option<RequestId>, ErrorCode)> {
         match Inbound::parse(line.as_bytes()) {
-            Inbound::Refused { id, error } => Some((id, error.code)),
+            Inbound::Refused { ids, error } => {
+                let [id] = <[_; 1]>::try_from(ids).expect("one id");
+                Some((id, error.code))
+            }
             Inbound::Message(_) | Inbound::Ignored => None,
         }
     }
@@ -259,6 +279,31 @@ mod tests {
     }
 
     #[test]
+    fn each_request_of_a_batch_is_told_to_be_sent_by_itself_and_nothing_else_of_it_is_answered() {
+        let deep = format!("{}1{}", "[".repeat(20_000), "]".repeat(20_000));
+        let batch = format!(
+            r#" [{{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{{"a":{deep}}}}},
+                {{"jsonrpc":"2.0","method":"notifications/initialized"}},
+                {{"jsonrpc":"2.0","id":9,"result":{{}}}},
+                {{"jsonrpc":"2.0","id":"8","method":"tools/list"}}] "#
+        );
+        let Inbound::Refused { ids, error } = Inbound::parse(batch.as_bytes()) else {
+            panic!("it was taken");
+        };
+        assert_eq!(ids, [Some(RequestId::Number(7)), Some(RequestId::String("8".into()))]);
+        assert_eq!(error.code, ErrorCode::INVALID_REQUEST);
+        assert!(error.message.contains("one a line"), "{}", error.message);
+        for line in [
+            "[]",
+            r#"[{"jsonrpc":"2.0","method":"notifications/initialized"}]"#,
+            "[7]",
+        ] {
+            assert_eq!(answer(line), Some((None, ErrorCode::INVALID_REQUEST)), "{line}");
+        }
+        assert_eq!(answer(r#"[{"jsonrpc":"2.0","id":7,"method":"tools/list"}"#), None);
+    }
+
+    #[test]
     fn no_answer_repeats_what_was_sent() {
         for line in [
             r#"{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"n","arguments":"planted"}}"#,
@@ -311,12 +356,12 @@ mod tests {
         }
         buffer.extend_from_slice(b"\"},\"id\":7}\n{\"jsonrpc\":\"2.0\",\"id\":8,\"method\":\"ping\"}\n");
         let refused = lines.decode(&mut buffer).expect("no error");
-        let Some(Inbound::Refused { id, error }) = refused else {
+        let Some(Inbound::Refused { ids, error }) = refused else {
             panic!("{refused:?}");
         };
         assert_eq!(
-            (id, error.code),
-            (Some(RequestId::Number(7)), ErrorCode::INVALID_REQUEST)
+            (ids, error.code),
+            (vec![Some(RequestId::Number(7))], ErrorCode::INVALID_REQUEST)
         );
         let next = lines.decode(&mut buffer).expect("no error");
         assert!(matches!(next, Some(Inbound::Message(_))), "{next:?}");

@@ -56,6 +56,22 @@ impl Outline {
         outline
     }
 
+    /// The ids to answer in an array that is JSON, as [`request_id`](Self::request_id) has them.
+    pub(super) fn request_ids(array: &[u8]) -> Vec<RequestId> {
+        let (mut whole, mut member, mut ids) = (Self::default(), Self::default(), Vec::new());
+        for &byte in array {
+            whole.step(byte);
+            // What is neither an object nor an array is no request.
+            if whole.depth > 1 || member.depth > 0 {
+                member.step(byte);
+                if member.depth == 0 {
+                    ids.extend(std::mem::take(&mut member).request_id());
+                }
+            }
+        }
+        ids
+    }
+
     /// Reads on.
     pub(super) fn read(&mut self, bytes: &[u8]) {
         for &byte in bytes {
@@ -226,6 +242,15 @@ mod tests {
         // Neither one nor the other: who sent it waits.
         assert_eq!(id(r#"{"id":7,"method":"m","result":{}}"#).as_deref(), Some("7"));
         assert_eq!(id(r#"{"id":7}"#).as_deref(), Some("7"));
+    }
+
+    #[test]
+    fn the_ids_in_an_array_are_those_of_the_requests_that_are_its_members() {
+        let array = br#" [ {"id":7,"method":"m","params":{"id":1,"a":[{"id":2}]}}, 3, "{\"id\":4}", [{"id":5}],
+            {"id":6,"result":{}}, {"method":"m"}, {"id":null,"method":"m"}, {}, {"method":"]}","id":"x"} ] "#;
+        let ids = [RequestId::Number(7), RequestId::String("x".into())];
+        assert_eq!(Outline::request_ids(array), ids);
+        assert_eq!(Outline::request_ids(b"[]"), []);
     }
 
     #[test]
