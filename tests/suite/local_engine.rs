@@ -798,6 +798,43 @@ async fn an_instance_that_nobody_was_told_of_goes_after_its_creators_end() {
     scene.assert_nothing_left().await;
 }
 
+#[tokio::test]
+async fn a_prune_names_what_killed_processes_have_left_and_a_dry_one_leaves_it_where_it_is() {
+    let scene = scene();
+    let found = scene.create_and_die(async |_, _| {}).await;
+    let folder = scene.ground.folder(found.instance.id);
+    let template = scene.ground.state_dir().join("templates").join("0123456789abcdef.new");
+    fs::create_dir(&template).expect("as a killed process leaves it");
+    let left = json!([
+        {
+            "kind": "server",
+            "name": found.instance.id.to_string(),
+            "reason": "a process that has ended has left it behind",
+        },
+        {
+            "kind": "template",
+            "name": template,
+            "reason": "the process that was making it has ended",
+        },
+    ]);
+    let prune = |arguments: &[&str]| {
+        let environment = scene.ground.environment();
+        environment.json(&[&["postgres", "prune"], arguments].concat())["removed"].clone()
+    };
+    for _ in 0..2 {
+        assert_eq!(prune(&["--dry-run"]), left);
+        assert!(
+            folder.join("instance.json").exists() && template.exists(),
+            "a dry run only says"
+        );
+    }
+    connect(&found, found.password.expose()).await.expect("its server runs");
+    assert_eq!(prune(&[]), left);
+    assert!(!folder.exists() && !template.exists());
+    assert_eq!(prune(&[]), json!([]));
+    scene.assert_nothing_left().await;
+}
+
 /// A program that is being started has all that its starter had open, locks among it, until it runs.
 #[tokio::test]
 async fn a_drop_is_complete_although_the_lock_of_the_creator_is_still_held_for_a_moment() {

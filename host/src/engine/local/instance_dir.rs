@@ -285,6 +285,10 @@ impl InstanceDir {
         } else {
             Status::Stopped
         };
+        if text.is_empty() && status == Status::Stopped {
+            // As a power cut leaves it, and nobody has removed it yet.
+            return Ok(None);
+        }
         let damaged = |path: &Path, reason: &str, lifetime| EngineError::Damaged {
             what: format!("{}: {reason}", path.display()),
             legible: Box::new(Instance {

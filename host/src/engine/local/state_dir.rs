@@ -122,8 +122,8 @@ impl StateDir {
         Ok((folder, lock))
     }
 
-    /// What killed processes have left, each locked for whoever removes it.
-    pub(super) fn debris(&self) -> Result<Vec<(InstanceDir, File)>, EngineError> {
+    /// What killed processes have left, each locked for whoever removes it. In a `dry_run` nobody will.
+    pub(super) fn debris(&self, dry_run: bool) -> Result<Vec<(InstanceDir, File)>, EngineError> {
         if self.instances()?.iter().all(InstanceDir::is_whole) {
             return Ok(Vec::new());
         }
@@ -138,8 +138,10 @@ impl StateDir {
             if let Some(lock) = folder.try_lock()?
                 && !folder.is_whole()
             {
-                // At once: whoever lists is not to take it for an instance while it is being removed.
-                folder.disown()?;
+                if !dry_run {
+                    // At once: whoever lists is not to take it for an instance while it is being removed.
+                    folder.disown()?;
+                }
                 debris.push((folder, lock));
             }
         }

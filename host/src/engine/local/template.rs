@@ -32,6 +32,8 @@ const KEY_LENGTH: usize = 16;
 /// What the names of locks and of half-made templates end with.
 const LOCK: &str = "lock";
 const UNFINISHED: &str = "new";
+/// Why one is removed that a killed process has left half-made.
+const ABANDONED: &str = "the process that was making it has ended";
 /// How deep a fresh data directory's folders are at most, and more.
 const DEPTH_MAX: u32 = 8;
 /// How many threads copy at most: more gain nothing on one disk.
@@ -83,7 +85,7 @@ impl Drop for Unfinished {
         let (folder, user, lock) = (self.folder.clone(), self.user.clone(), self.lock.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let removal = async move {
-                discard(&folder, user.as_ref()).await;
+                discard(&folder, user.as_ref(), "it could not be finished").await;
                 drop(lock);
             };
             self.engine.0.tracker.spawn_on(removal, &runtime);
@@ -91,20 +93,40 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere.
-async fn discard(folder: &Path, user: Option<&ServerUser>) {
+/// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere. Whether there was one that has
+/// gone now.
+async fn discard(folder: &Path, user: Option<&ServerUser>, reason: &'static str) -> bool {
     let discarded = async {
+        let was_there = folder.exists();
         // Its parent may have been killed.
-        if let Err(error) = server::end_marked(&mark(folder), ServerUser::uid(user)).await {
-            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
-            return;
-        }
+        server::end_marked(&mark(folder), ServerUser::uid(user)).await?;
         server::release_memory(&folder.join("cluster"), user).await;
-        if let Err(error) = remove_tree(folder).await {
-            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
-        }
+        let removed = remove_tree(folder).await;
+        removed
+            .map(|()| was_there)
+            .map_err(failed("removing a half-made template", folder))
     };
-    failpoint::around("discarding a template", discarded).await;
+    match failpoint::around("discarding a template", discarded).await {
+        Ok(was_there) => {
+            if was_there {
+                tracing::info!(folder = %folder.display(), reason, "removed a half-made template");
+            }
+            was_there
+        }
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
+            false
+        }
+    }
+}
+
+/// Removes what a killed process has left of a template that it was making; whether there was something that has gone now.
+async fn reap(folder: &Path, user: Option<&ServerUser>) -> bool {
+    let has_gone = discard(folder, user, ABANDONED).await;
+    if has_gone {
+        METRICS.reaped("template", "orphan");
+    }
+    has_gone
 }
 
 /// What `initdb` and its children are known by.
@@ -112,11 +134,11 @@ fn mark(unfinished: &Path) -> String {
     unfinished.display().to_string()
 }
 
-/// Removes templates that killed processes have left half-made.
+/// Removes templates that killed processes have left half-made, and adds them to `pruned`. `dry_run` only says which.
 ///
 /// # Errors
 /// If it can't be told which there are.
-pub(super) async fn sweep(engine: &LocalEngine) -> Result<(), EngineError> {
+pub(super) async fn sweep(engine: &LocalEngine, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
     let (left, user) = engine
         .with_state(|state| {
             let Some(state) = state else {
@@ -126,13 +148,20 @@ pub(super) async fn sweep(engine: &LocalEngine) -> Result<(), EngineError> {
         })
         .await?;
     for (folder, lock) in left {
-        let user = user.clone();
+        let (user, name) = (user.clone(), folder.display().to_string());
         let removal = async move {
-            discard(&folder, user.as_ref()).await;
+            let has_gone = dry_run || reap(&folder, user.as_ref()).await;
             drop(lock);
+            has_gone
         };
         // To its end, whatever becomes of whoever waits.
-        let _ = engine.0.tracker.spawn(removal).await;
+        if engine.0.tracker.spawn(removal).await.unwrap_or(false) {
+            pruned.push(Pruned {
+                kind: "template",
+                name,
+                reason: ABANDONED.into(),
+            });
+        }
     }
     Ok(())
 }
@@ -289,7 +318,7 @@ async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Re
         engine: engine.clone(),
         lock: Some(lock),
     };
-    discard(&unfinished.folder, unfinished.user.as_ref()).await;
+    reap(&unfinished.folder, unfinished.user.as_ref()).await;
     failpoint::pass("before making a template's folder");
     state.make_folder(&unfinished.folder)?;
     failpoint::pass("after making a template's folder");
