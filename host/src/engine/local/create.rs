@@ -262,6 +262,9 @@ impl Job {
                 .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
                 .map_err(failed("writing the instance's settings", &settings))?;
             state.give_to_server(&folder.data())?;
+            if durable {
+                template::sync(&folder.data())?;
+            }
             if !waits {
                 folder.write(&found)?;
             }
