@@ -1205,6 +1205,48 @@ async fn a_template_that_nobody_finished_is_never_used() {
 }
 
 #[tokio::test]
+async fn a_lock_that_somebody_never_gives_up_fails_whoever_waits_for_it_in_time() {
+    let ground = LocalGround::new().with(|settings| settings.ready_timeout = Duration::from_millis(200));
+    let scene = Scene::on(Arc::new(ground));
+    let (image, nobody) = (scene.ground.image(), ProgressSink::none());
+    scene.engine.prepare(&image, &nobody).await.expect("prepared");
+    let templates = scene.ground.state_dir().join("templates");
+    let template = names_in(&templates)
+        .into_iter()
+        .map(|name| templates.join(name))
+        .find(|path| path.is_dir())
+        .expect("a template");
+    let hold = |path: &Path| {
+        let lock = fs::File::options().create(true).append(true).open(path);
+        let lock = lock.expect("a file");
+        lock.lock().expect("nobody else has it");
+        lock
+    };
+    let create = async || {
+        let (id, spec) = (scene.id(), scene.plain());
+        let created = scene.engine.create(id, &spec, &owner(), any_port(), &nobody).await;
+        created.expect_err("it can't be made")
+    };
+    let assert_waited = |error: &EngineError, wanted: &str| {
+        assert!(
+            matches!(error, EngineError::TimedOut { verb, .. } if *verb == wanted),
+            "{error}"
+        );
+    };
+
+    let held = hold(&scene.ground.state_dir().join("lock"));
+    assert_waited(&create().await, "locking the state directory");
+    drop(held);
+    let _held = hold(&template.with_extension("lock"));
+    let for_template = "waiting for a template that another process makes";
+    assert_waited(&create().await, for_template);
+    fs::remove_dir_all(&template).expect("removed");
+    let prepared = scene.engine.prepare(&image, &nobody).await;
+    assert_waited(&prepared.expect_err("it can't be made"), for_template);
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn another_build_of_the_same_version_has_a_template_of_its_own() {
     let scene = scripted(NOTE_INITDB, "");
     let found = kept(&scene).await;

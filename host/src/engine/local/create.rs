@@ -253,14 +253,15 @@ impl Job {
     ) -> Result<Template, EngineError> {
         let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
         let (found, durable, waits) = (found.clone(), self.spec.durable, self.waits);
+        let settings = self.engine.0.settings.clone();
         blocking(move || {
-            let template = template::copy(&state, &programs, &folder.data())?;
-            let settings = folder.data().join("postgresql.conf");
+            let template = template::copy(&settings, &state, &programs, &folder.data())?;
+            let conf = folder.data().join("postgresql.conf");
             OpenOptions::new()
                 .append(true)
-                .open(&settings)
+                .open(&conf)
                 .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
-                .map_err(failed("writing the instance's settings", &settings))?;
+                .map_err(failed("writing the instance's settings", &conf))?;
             state.give_to_server(&folder.data())?;
             if durable {
                 template::sync(&folder.data())?;

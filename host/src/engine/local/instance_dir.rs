@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::state_dir::open_lock;
+use super::state_dir::{LOCK_TIMEOUT, open_lock, wait_for_lock};
 use super::{failed, server};
 use crate::engine::{self, EngineError, LOG_BYTES_MAX};
 use crate::failpoint;
@@ -171,7 +171,7 @@ impl InstanceDir {
     pub(super) fn lock(&self) -> Result<File, EngineError> {
         let path = self.lock_file();
         let lock = open_lock(&path)?;
-        lock.lock().map_err(failed("locking the instance", &path))?;
+        wait_for_lock(|| lock.try_lock(), LOCK_TIMEOUT, "locking the instance", &path)?;
         Ok(lock)
     }
 

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::programs::Programs;
 use super::remove::remove_tree;
 use super::server_user::{KillGroup, ServerUser, take_back};
-use super::state_dir::{StateDir, make_private, open_lock};
-use super::{LocalEngine, blocking, failed, server};
+use super::state_dir::{StateDir, make_private, open_lock, wait_for_lock};
+use super::{LocalEngine, LocalSettings, blocking, failed, server};
 use crate::engine::provision::SUPERUSER;
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX, short_digest};
 use crate::failpoint;
@@ -281,8 +281,26 @@ fn folder(state: &StateDir, programs: &Programs) -> PathBuf {
     state.templates().join(key(state, programs))
 }
 
-fn lock_file(state: &StateDir, programs: &Programs) -> Result<File, EngineError> {
-    open_lock(&folder(state, programs).with_extension(LOCK))
+/// The template's lock, for whoever makes it or, `shared`, for those who copy it.
+fn lock(settings: &LocalSettings, state: &StateDir, programs: &Programs, shared: bool) -> Result<File, EngineError> {
+    let path = folder(state, programs).with_extension(LOCK);
+    let lock = open_lock(&path)?;
+    let try_lock = || {
+        if shared {
+            lock.try_lock_shared()
+        } else {
+            lock.try_lock()
+        }
+    };
+    // As long as `initdb` may take, unless servers get less or more time than by default.
+    let timeout = settings.ready_timeout.saturating_mul(2);
+    wait_for_lock(
+        try_lock,
+        timeout,
+        "waiting for a template that another process makes",
+        &path,
+    )?;
+    Ok(lock)
 }
 
 /// The template if it is there, whole, and what these programs would make.
@@ -297,12 +315,10 @@ fn find(state: &StateDir, programs: &Programs) -> Option<Template> {
 
 /// Makes the template, unless somebody else did while we waited for the lock.
 async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Result<(), EngineError> {
-    let (place, wanted) = (state.clone(), programs.clone());
+    let (settings, place, wanted) = (engine.0.settings.clone(), state.clone(), programs.clone());
     let (lock, is_there) = blocking(move || {
         failpoint::pass("before locking a template");
-        let lock = lock_file(&place, &wanted)?;
-        lock.lock()
-            .map_err(failed("waiting for a template", &place.templates()))?;
+        let lock = lock(&settings, &place, &wanted, false)?;
         failpoint::pass("after locking a template");
         let is_there = find(&place, &wanted).is_some();
         Ok((lock, is_there))
@@ -492,10 +508,13 @@ fn copy_planted(from: &Path, to: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// If there is no template any more, or it can't be copied.
-pub(super) fn copy(state: &StateDir, programs: &Programs, to: &Path) -> Result<Template, EngineError> {
-    let lock = lock_file(state, programs)?;
-    lock.lock_shared()
-        .map_err(failed("waiting for a template", &state.templates()))?;
+pub(super) fn copy(
+    settings: &LocalSettings,
+    state: &StateDir,
+    programs: &Programs,
+    to: &Path,
+) -> Result<Template, EngineError> {
+    let _lock = lock(settings, state, programs, true)?;
     let template = find(state, programs).ok_or_else(|| EngineError::Request {
         verb: "copying a template",
         reason: "PostgreSQL was replaced meanwhile: try again".into(),
