@@ -1205,6 +1205,29 @@ async fn a_template_that_nobody_finished_is_never_used() {
 }
 
 #[tokio::test]
+async fn a_template_that_goes_right_before_it_is_copied_is_made_again() {
+    let scene = scripted(NOTE_INITDB, "");
+    let templates = scene.ground.state_dir().join("templates");
+    let pruned = ProgressSink::new(move |step| {
+        // Told when there is a template, before it is copied.
+        if step == Progress::Creating {
+            let folders = names_in(&templates).into_iter().map(|name| templates.join(name));
+            for folder in folders.filter(|path| path.is_dir()) {
+                fs::remove_dir_all(folder).expect("removed");
+            }
+        }
+    });
+    let (id, spec) = (scene.id(), scene.plain());
+    let created = scene.engine.create(id, &spec, &owner(), any_port(), &pruned).await;
+    let found = created.expect("created").found;
+    connect_when_ready(&found).await;
+    let runs = scene.ground.lines_of_note("initdb");
+    assert!(runs >= 2 && runs.is_multiple_of(2), "it was made twice: {runs}");
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
 async fn a_lock_that_somebody_never_gives_up_fails_whoever_waits_for_it_in_time() {
     let ground = LocalGround::new().with(|settings| settings.ready_timeout = Duration::from_millis(200));
     let scene = Scene::on(Arc::new(ground));

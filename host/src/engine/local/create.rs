@@ -170,18 +170,33 @@ impl Job {
         if is_taken(self.port) {
             return Err(EngineError::PortTaken(self.port));
         }
-        let programs = engine.0.programs.find(self.spec.image.version()).await?;
-        template::ensure(engine, &programs, &self.progress).await?;
+        let mut programs = self.programs().await?;
         self.still_wanted()?;
         self.progress.tell(Progress::Creating);
         let (state, folder, lock) = self.give_birth().await?;
         engine.mine().unkept.insert(self.id, lock);
         let found = self.found();
-        let template = self.lay_out(&state, &folder, &programs, &found).await?;
+        let mut template = self.lay_out(&state, &folder, &programs, &found).await?;
+        if template.is_none() {
+            // Somebody has removed it since, or replaced PostgreSQL.
+            programs = self.programs().await?;
+            template = self.lay_out(&state, &folder, &programs, &found).await?;
+        }
+        let template = template.ok_or_else(|| EngineError::Request {
+            verb: "copying a template",
+            reason: "it was removed twice meanwhile: try again".into(),
+        })?;
         self.still_wanted()?;
         self.progress.tell(Progress::Starting);
         let (warnings, session) = self.start(&state, &folder, &programs, &template).await?;
         Ok((found, programs.origin(), warnings, session))
+    }
+
+    /// The programs that were asked for, with a template.
+    async fn programs(&self) -> Result<Programs, EngineError> {
+        let programs = self.engine.0.programs.find(self.spec.image.version()).await?;
+        template::ensure(&self.engine, &programs, &self.progress).await?;
+        Ok(programs)
     }
 
     fn still_wanted(&self) -> Result<(), EngineError> {
@@ -243,19 +258,21 @@ impl Job {
         .await
     }
 
-    /// Writes all that the server needs, and what the instance is.
+    /// Writes all that the server needs, and what the instance is; nothing if there is no template any more.
     async fn lay_out(
         &self,
         state: &StateDir,
         folder: &InstanceDir,
         programs: &Programs,
         found: &Found,
-    ) -> Result<Template, EngineError> {
+    ) -> Result<Option<Template>, EngineError> {
         let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
         let (found, durable, waits) = (found.clone(), self.spec.durable, self.waits);
         let settings = self.engine.0.settings.clone();
         blocking(move || {
-            let template = template::copy(&settings, &state, &programs, &folder.data())?;
+            let Some(template) = template::copy(&settings, &state, &programs, &folder.data())? else {
+                return Ok(None);
+            };
             let conf = folder.data().join("postgresql.conf");
             OpenOptions::new()
                 .append(true)
@@ -269,7 +286,7 @@ impl Job {
             if !waits {
                 folder.write(&found)?;
             }
-            Ok(template)
+            Ok(Some(template))
         })
         .await
     }

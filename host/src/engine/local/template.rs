@@ -506,19 +506,20 @@ fn copy_planted(from: &Path, to: &Path) -> io::Result<()> {
 /// Copies the template's data directory; file systems that can share what is the same in both. The folder itself is still
 /// to be given to the server: until then nobody else can reach what is in it.
 ///
+/// `None` if there is no template any more; nothing is copied then.
+///
 /// # Errors
-/// If there is no template any more, or it can't be copied.
+/// If it can't be copied.
 pub(super) fn copy(
     settings: &LocalSettings,
     state: &StateDir,
     programs: &Programs,
     to: &Path,
-) -> Result<Template, EngineError> {
+) -> Result<Option<Template>, EngineError> {
     let _lock = lock(settings, state, programs, true)?;
-    let template = find(state, programs).ok_or_else(|| EngineError::Request {
-        verb: "copying a template",
-        reason: "PostgreSQL was replaced meanwhile: try again".into(),
-    })?;
+    let Some(template) = find(state, programs) else {
+        return Ok(None);
+    };
     failpoint::pass("before copying a template");
     let mut tree = Tree::default();
     tree.make_folders(&template.folder.join("data"), to, DEPTH_MAX)?;
@@ -546,7 +547,7 @@ pub(super) fn copy(
         })
     })?;
     failpoint::pass("after copying a template");
-    Ok(template)
+    Ok(Some(template))
 }
 
 /// A folder that is being copied.
