@@ -18,6 +18,7 @@ use dev_postgres_mcp_tests::local_engine::{LocalGround, installed, names_in};
 use dev_postgres_mcp_tests::processes::{self, Signal};
 use dev_postgres_mcp_tests::scene::{DockerGround, Ground, Scene, any_port};
 use dev_postgres_mcp_tests::specs::owner;
+use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
@@ -557,9 +558,19 @@ async fn nothing_that_sql_may_put_in_place_of_the_pid_file_holds_anybody_up() {
     scene.assert_nothing_left().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_session_that_computes_on_when_its_server_is_killed_ends_with_the_instance() {
-    let scene = scene();
+async fn a_session_that_computes_on_when_its_server_is_killed_ends_with_the_instance(
+    #[values(false, true)] behind_link: bool,
+) {
+    let ground = LocalGround::new();
+    let link = ground.home().join("link");
+    symlink(ground.home(), &link).expect("a link");
+    let scene = Scene::on(Arc::new(ground.with(|settings| {
+        if behind_link {
+            settings.state_dir = Some(link.join("state"));
+        }
+    })));
     let found = kept(&scene).await;
     let (busy, other) = (connect_when_ready(&found).await, connect_when_ready(&found).await);
     tokio::spawn(async move { busy.batch_execute("DO $$ BEGIN LOOP END LOOP; END $$").await });
