@@ -28,7 +28,7 @@ mod state_dir;
 mod template;
 mod usage;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -154,9 +154,13 @@ impl LocalEngine {
 
     /// What there is; what is damaged only `if_damaged`.
     async fn list_folders(&self, if_damaged: bool) -> Result<Vec<Instance>, EngineError> {
-        let mut found = self
+        // Looked at first: one that is begun meanwhile is not among the folders.
+        let started: Vec<InstanceId> = self.mine().ends.keys().copied().collect();
+        let (mut found, gone) = self
             .with_state(move |state| {
                 let folders = state.map_or_else(|| Ok(Vec::new()), StateDir::instances)?;
+                let there: HashSet<InstanceId> = folders.iter().map(InstanceDir::id).collect();
+                let gone: HashSet<InstanceId> = started.into_iter().filter(|id| !there.contains(id)).collect();
                 let read = folders.iter().filter_map(|folder| match folder.read() {
                     Ok(found) => found.map(|found| found.instance),
                     Err(EngineError::Damaged { legible, .. }) if if_damaged => Some(*legible),
@@ -165,9 +169,11 @@ impl LocalEngine {
                         None
                     }
                 });
-                Ok::<Vec<Instance>, EngineError>(read.collect())
+                Ok::<(Vec<Instance>, _), EngineError>((read.collect(), gone))
             })
             .await??;
+        // Others remove instances, too, and tell nobody.
+        self.mine().ends.retain(|id, _| !gone.contains(id));
         found.sort_by_key(|instance| (instance.created_at, instance.id));
         Ok(found)
     }
@@ -399,5 +405,30 @@ impl Engine for LocalEngine {
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {
         diagnose::diagnose(self, image).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn how_a_server_ended_is_forgotten_with_an_instance_that_another_process_has_dropped() {
+        let home = tempfile::tempdir().expect("a folder");
+        let settings = LocalSettings {
+            bin_dirs: Vec::new(),
+            path: None,
+            state_dir: Some(home.path().to_owned()),
+            user: None,
+            ready_timeout: Duration::from_secs(1),
+        };
+        let engine = LocalEngine::new(settings, TaskTracker::new());
+        let (there, dropped) = (InstanceId::random(), InstanceId::random());
+        std::fs::create_dir_all(home.path().join("instances").join(there.to_string())).expect("a folder");
+        for id in [there, dropped] {
+            engine.mine().ends.insert(id, watch::channel(None).1);
+        }
+        assert_eq!(engine.list_all().await.expect("a list"), []);
+        assert_eq!(engine.mine().ends.keys().collect::<Vec<_>>(), [&there]);
     }
 }
