@@ -139,10 +139,10 @@ impl LocalGround {
         self.home().join("version")
     }
 
-    /// Where scripts write.
+    /// Where scripts write. Beside them: a server reads nothing else of its user's home.
     #[must_use]
     pub fn notes(&self) -> PathBuf {
-        self.home().join("notes")
+        self.home().join("bin").join("notes")
     }
 
     /// How many lines a script has written to a note.

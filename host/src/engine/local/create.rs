@@ -3,7 +3,6 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::process::Child;
@@ -337,12 +336,14 @@ impl Job {
     /// What the server may reach. Whoever configures a folder of programs may have put there what starts those of another.
     fn reach(&self, state: &StateDir, folder: &InstanceDir, programs: &Programs) -> Result<Reach, EngineError> {
         let bin_dirs = self.engine.0.settings.bin_dirs.iter().chain([&programs.bin_dir]);
+        let bin_dirs = bin_dirs.filter_map(|bin_dir| fs::canonicalize(bin_dir).ok());
+        let home = std::env::home_dir().and_then(|home| fs::canonicalize(home).ok());
         let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let hidden = fs::canonicalize(state.path()).map_err(failed("looking at the state directory", state.path()))?;
         Ok(Reach {
             data: folder.data(),
             readable: bin_dirs
-                .filter_map(|bin_dir| confine::prefix(bin_dir).map(Path::to_owned))
+                .flat_map(|bin_dir| confine::installation(&bin_dir, home.as_deref()))
                 .chain(std::env::split_paths(&libraries))
                 .collect(),
             hidden,
