@@ -1,6 +1,6 @@
 //! Files that are read within a bound, whoever put them there, and written whole.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -103,12 +103,25 @@ pub(crate) fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 /// # Errors
 /// If it can't be written; it is then as it was.
 pub(crate) fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
+    write(path, parts, &mut OpenOptions::new(), false)
+}
+
+/// As [`write_whole`], for nobody but the owner. If it `is_synced`, a power cut leaves it so, too.
+///
+/// # Errors
+/// If it can't be written; it is then as it was.
+pub(crate) fn write_private(path: &Path, bytes: &[u8], is_synced: bool) -> io::Result<()> {
+    write(path, &[bytes], private(&mut OpenOptions::new()), is_synced)
+}
+
+fn write(path: &Path, parts: &[&[u8]], options: &mut OpenOptions, is_synced: bool) -> io::Result<()> {
     remove_unfinished(path);
-    let (unfinished, mut file) = begin(path)?;
+    let (unfinished, mut file) = begin(path, options)?;
     failpoint::pass("before writing a file");
     let written = parts
         .iter()
         .try_for_each(|part| file.write_all(part))
+        .and_then(|()| if is_synced { file.sync_all() } else { Ok(()) })
         .inspect(|()| failpoint::pass("after writing a file"))
         .and_then(|()| fs::rename(&unfinished, path));
     if written.is_err() {
@@ -119,14 +132,15 @@ pub(crate) fn write_whole(path: &Path, parts: &[&[u8]]) -> io::Result<()> {
 }
 
 /// A new file beside `path`, locked for as long as it is open: so everybody sees whether it is still being written.
-fn begin(path: &Path) -> io::Result<(PathBuf, File)> {
+fn begin(path: &Path, options: &mut OpenOptions) -> io::Result<(PathBuf, File)> {
     loop {
         let unfinished = path.with_file_name(format!("{UNFINISHED}{}", Uuid::new_v4()));
-        let file = OpenOptions::new().create_new(true).write(true).open(&unfinished)?;
-        file.lock()?;
-        // Whoever looked between these two lines has removed it.
-        if unfinished.exists() {
-            return Ok((unfinished, file));
+        let file = options.create_new(true).write(true).open(&unfinished)?;
+        match file.try_lock() {
+            Ok(()) if unfinished.exists() => return Ok((unfinished, file)),
+            // Whoever looked between these two lines has removed it, or is about to.
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
         }
     }
 }
@@ -189,9 +203,9 @@ mod tests {
     fn what_a_killed_process_was_writing_goes_and_what_another_one_writes_stays() {
         let home = tempfile::tempdir().expect("a folder");
         let path = home.path().join("file");
-        let (abandoned, file) = begin(&path).expect("begun");
+        let (abandoned, file) = begin(&path, &mut OpenOptions::new()).expect("begun");
         drop(file);
-        let (under_way, _file) = begin(&path).expect("begun");
+        let (under_way, _file) = begin(&path, &mut OpenOptions::new()).expect("begun");
         let foreign = home.path().join(format!("{UNFINISHED}mine"));
         fs::write(&foreign, "x").expect("written");
         write_whole(&path, &[b"x"]).expect("written");

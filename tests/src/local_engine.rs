@@ -139,10 +139,10 @@ impl LocalGround {
         self.home().join("version")
     }
 
-    /// Where scripts write.
+    /// Where scripts write. Beside them: a server reads nothing else of its user's home.
     #[must_use]
     pub fn notes(&self) -> PathBuf {
-        self.home().join("notes")
+        self.home().join("bin").join("notes")
     }
 
     /// How many lines a script has written to a note.
@@ -185,10 +185,11 @@ impl LocalGround {
         let pid = said.lines().next().expect("a line").parse().expect("a pid");
         let process = processes::find(pid).expect("it runs");
         assert!(
+            // Whatever links lead there.
             process
                 .command_line
                 .iter()
-                .any(|part| *part == self.data(id).to_string_lossy()),
+                .any(|part| part.ends_with(&format!("/instances/{id}/data"))),
             "{process:?}"
         );
         pid

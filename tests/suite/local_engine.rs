@@ -18,6 +18,7 @@ use dev_postgres_mcp_tests::local_engine::{LocalGround, installed, names_in};
 use dev_postgres_mcp_tests::processes::{self, Signal};
 use dev_postgres_mcp_tests::scene::{DockerGround, Ground, Scene, any_port};
 use dev_postgres_mcp_tests::specs::owner;
+use rstest::rstest;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_postgres::Client;
@@ -557,9 +558,19 @@ async fn nothing_that_sql_may_put_in_place_of_the_pid_file_holds_anybody_up() {
     scene.assert_nothing_left().await;
 }
 
+#[rstest]
 #[tokio::test]
-async fn a_session_that_computes_on_when_its_server_is_killed_ends_with_the_instance() {
-    let scene = scene();
+async fn a_session_that_computes_on_when_its_server_is_killed_ends_with_the_instance(
+    #[values(false, true)] behind_link: bool,
+) {
+    let ground = LocalGround::new();
+    let link = ground.home().join("link");
+    symlink(ground.home(), &link).expect("a link");
+    let scene = Scene::on(Arc::new(ground.with(|settings| {
+        if behind_link {
+            settings.state_dir = Some(link.join("state"));
+        }
+    })));
     let found = kept(&scene).await;
     let (busy, other) = (connect_when_ready(&found).await, connect_when_ready(&found).await);
     tokio::spawn(async move { busy.batch_execute("DO $$ BEGIN LOOP END LOOP; END $$").await });
@@ -795,6 +806,43 @@ async fn an_instance_that_nobody_was_told_of_goes_after_its_creators_end() {
         }
         until("it is removed", || !scene.ground.folder(id).exists()).await;
     }
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_prune_names_what_killed_processes_have_left_and_a_dry_one_leaves_it_where_it_is() {
+    let scene = scene();
+    let found = scene.create_and_die(async |_, _| {}).await;
+    let folder = scene.ground.folder(found.instance.id);
+    let template = scene.ground.state_dir().join("templates").join("0123456789abcdef.new");
+    fs::create_dir(&template).expect("as a killed process leaves it");
+    let left = json!([
+        {
+            "kind": "server",
+            "name": found.instance.id.to_string(),
+            "reason": "a process that has ended has left it behind",
+        },
+        {
+            "kind": "template",
+            "name": template,
+            "reason": "the process that was making it has ended",
+        },
+    ]);
+    let prune = |arguments: &[&str]| {
+        let environment = scene.ground.environment();
+        environment.json(&[&["postgres", "prune"], arguments].concat())["removed"].clone()
+    };
+    for _ in 0..2 {
+        assert_eq!(prune(&["--dry-run"]), left);
+        assert!(
+            folder.join("instance.json").exists() && template.exists(),
+            "a dry run only says"
+        );
+    }
+    connect(&found, found.password.expose()).await.expect("its server runs");
+    assert_eq!(prune(&[]), left);
+    assert!(!folder.exists() && !template.exists());
+    assert_eq!(prune(&[]), json!([]));
     scene.assert_nothing_left().await;
 }
 
@@ -1164,6 +1212,71 @@ async fn a_template_that_nobody_finished_is_never_used() {
     }
     assert_eq!(scene.ground.lines_of_note("initdb"), 5 * runs);
     scene.engine.remove(found.instance.id).await.expect("removed");
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_template_that_goes_right_before_it_is_copied_is_made_again() {
+    let scene = scripted(NOTE_INITDB, "");
+    let templates = scene.ground.state_dir().join("templates");
+    let pruned = ProgressSink::new(move |step| {
+        // Told when there is a template, before it is copied.
+        if step == Progress::Creating {
+            let folders = names_in(&templates).into_iter().map(|name| templates.join(name));
+            for folder in folders.filter(|path| path.is_dir()) {
+                fs::remove_dir_all(folder).expect("removed");
+            }
+        }
+    });
+    let (id, spec) = (scene.id(), scene.plain());
+    let created = scene.engine.create(id, &spec, &owner(), any_port(), &pruned).await;
+    let found = created.expect("created").found;
+    connect_when_ready(&found).await;
+    let runs = scene.ground.lines_of_note("initdb");
+    assert!(runs >= 2 && runs.is_multiple_of(2), "it was made twice: {runs}");
+    assert!(scene.engine.remove(id).await.expect("removed"));
+    scene.assert_nothing_left().await;
+}
+
+#[tokio::test]
+async fn a_lock_that_somebody_never_gives_up_fails_whoever_waits_for_it_in_time() {
+    let ground = LocalGround::new().with(|settings| settings.ready_timeout = Duration::from_millis(200));
+    let scene = Scene::on(Arc::new(ground));
+    let (image, nobody) = (scene.ground.image(), ProgressSink::none());
+    scene.engine.prepare(&image, &nobody).await.expect("prepared");
+    let templates = scene.ground.state_dir().join("templates");
+    let template = names_in(&templates)
+        .into_iter()
+        .map(|name| templates.join(name))
+        .find(|path| path.is_dir())
+        .expect("a template");
+    let hold = |path: &Path| {
+        let lock = fs::File::options().create(true).append(true).open(path);
+        let lock = lock.expect("a file");
+        lock.lock().expect("nobody else has it");
+        lock
+    };
+    let create = async || {
+        let (id, spec) = (scene.id(), scene.plain());
+        let created = scene.engine.create(id, &spec, &owner(), any_port(), &nobody).await;
+        created.expect_err("it can't be made")
+    };
+    let assert_waited = |error: &EngineError, wanted: &str| {
+        assert!(
+            matches!(error, EngineError::TimedOut { verb, .. } if *verb == wanted),
+            "{error}"
+        );
+    };
+
+    let held = hold(&scene.ground.state_dir().join("lock"));
+    assert_waited(&create().await, "locking the state directory");
+    drop(held);
+    let _held = hold(&template.with_extension("lock"));
+    let for_template = "waiting for a template that another process makes";
+    assert_waited(&create().await, for_template);
+    fs::remove_dir_all(&template).expect("removed");
+    let prepared = scene.engine.prepare(&image, &nobody).await;
+    assert_waited(&prepared.expect_err("it can't be made"), for_template);
     scene.assert_nothing_left().await;
 }
 

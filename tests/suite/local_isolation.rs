@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use dev_postgres_mcp::engine::Verdict;
@@ -160,6 +161,42 @@ async fn it_connects_to_its_own_port_and_to_no_other_nor_to_a_unix_socket() {
     cell.connects(folder.path(), 5432).await.expect_err("out of reach");
     let came = unix.accept().map(drop).map_err(|error| error.kind());
     assert_eq!(came, Err(ErrorKind::WouldBlock), "nobody came");
+    cell.end().await;
+}
+
+#[tokio::test]
+async fn nothing_that_leads_around_what_is_denied_is_left_to_it() {
+    if Command::new("perl").arg("-v").output().is_err() {
+        eprintln!("skipped: there is no perl to make such system calls");
+        return;
+    }
+    let cell = Cell::new().await;
+    let other = cell.other.instance.port;
+    let mut ways = vec![
+        // MPTCP, which any TCP port answers to.
+        "socket(S, PF_INET, SOCK_STREAM, 262)".to_owned(),
+        // TCP Fast Open.
+        format!(
+            "socket(S, PF_INET, SOCK_STREAM, 0) && \
+             send(S, \"x\", 0x20000000, pack_sockaddr_in({other}, inet_aton(\"127.0.0.1\")))"
+        ),
+        "socketpair(S, T, PF_UNIX, SOCK_DGRAM, 0)".to_owned(),
+    ];
+    if cfg!(target_arch = "x86_64") {
+        ways.extend(
+            [
+                // A Unix socket for a program of the x32 kind, the session's keyring, the limits of this very process.
+                "syscall(0x40000029, 1, 1, 0) >= 0",
+                "syscall(250, 0, -3, 0) >= 0",
+                &format!("syscall(302, {}, 0, 0, 0) >= 0", std::process::id()),
+            ]
+            .map(str::to_owned),
+        );
+    }
+    for way in ways {
+        let program = format!("perl -MSocket -e 'print(({way}) ? \"it can\" : \"$!\")'");
+        assert_eq!(cell.output(&program).await, "Permission denied", "{way}");
+    }
     cell.end().await;
 }
 

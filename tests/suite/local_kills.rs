@@ -71,73 +71,38 @@ struct Kills {
 }
 
 impl Kills {
-    fn add(&mut self, ground: &LocalGround, creates: usize, told: BTreeSet<InstanceId>) {
+    fn add(&mut self, home: &Home, creates: usize, told: BTreeSet<InstanceId>) {
         self.begun += creates;
         self.told.extend(told);
-        self.seen.extend(folders(ground));
+        self.seen.extend(folders(&home.local));
     }
-}
 
-/// Runs the next command and looks at what is there; then drops what was told of, and looks again. How many were told of, and
-/// how many were killed at work.
-fn check(ground: &LocalGround, kills: &Kills) -> [usize; 2] {
-    let Kills { begun, told, seen } = kills;
-    let at_work = seen.difference(told).count();
-    eprintln!(
-        "{begun} creates: {} were told of, {at_work} were killed at work",
-        told.len()
-    );
-
-    let listed = ground.environment().json(&["postgres", "list"]);
-    let listed: BTreeSet<InstanceId> = listed["instances"]
-        .as_array()
-        .expect("instances")
-        .iter()
-        .map(|instance| instance["id"].as_str().expect("an id").parse().expect("an id"))
-        .collect();
-    assert_eq!(folders(ground), listed);
-    let untold: Vec<_> = listed.difference(told).collect();
-    assert!(untold.is_empty(), "nobody was told of {untold:?}");
-    let stray = |left: &BTreeSet<InstanceId>| {
-        let mut processes = processes::remaining(&ground.state_dir());
-        processes.retain(|process| {
-            let mut said = process.command_line.join(" ");
-            said.extend(
-                process
-                    .working_directory
-                    .iter()
-                    .map(|place| place.display().to_string()),
-            );
-            !left.iter().any(|id| said.contains(&id.to_string()))
-        });
-        processes
-    };
-    assert!(stray(&listed).is_empty(), "{:?}", stray(&listed));
-    let gone: BTreeSet<InstanceId> = seen.difference(&listed).copied().collect();
-    let groups = control_groups(&gone);
-    assert!(groups.is_empty(), "{groups:?}");
-    assert_eq!(ground.unfinished_templates(), Vec::<String>::new());
-
-    let ids: Vec<String> = listed.iter().map(ToString::to_string).collect();
-    if !ids.is_empty() {
-        let mut arguments = vec!["postgres", "drop"];
-        arguments.extend(ids.iter().map(String::as_str));
-        ground.environment().json(&arguments);
+    /// As [`Home::check`]. How many were told of, and how many were killed at work.
+    fn check(self, home: &Home, spared: &BTreeSet<String>) -> [usize; 2] {
+        let Self { begun, told, mut seen } = self;
+        home.check(&format!("{begun} creates"), &told, spared);
+        // Of the living alone there are folders now.
+        let theirs = folders(&home.local);
+        seen.retain(|id| !theirs.contains(id));
+        let groups = control_groups(&seen);
+        assert!(groups.is_empty(), "{groups:?}");
+        let at_work = seen.difference(&told).count();
+        eprintln!(
+            "{begun} creates: {} were told of, {at_work} were killed at work",
+            told.len()
+        );
+        [told.len(), at_work]
     }
-    let left = ground.everything_left(&seen.union(told).copied().collect());
-    assert!(left.is_empty(), "{left:#?}");
-    [told.len(), at_work]
 }
 
 #[test]
-fn a_server_killed_at_random_moments_of_many_creates_leaves_nothing_that_it_did_not_tell_of() {
+fn servers_killed_at_random_moments_leave_nothing_that_they_did_not_tell_of_and_touch_nothing_of_a_living_one() {
     /// After how many creates it is looked: what was told of runs until then.
     const BATCH: usize = 100;
     let creates = soak::size(100, 300);
-    let ground = LocalGround::new();
-    let environment = ground
-        .environment()
-        .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error")
+    let home = Home::new();
+    let environment = home
+        .with_pool()
         // What was told of would go with the server otherwise.
         .with("DEV_POSTGRES_MCP_INSTANCE_ON_EXIT", "keep");
     let mut rng = seeded::rng();
@@ -146,57 +111,57 @@ fn a_server_killed_at_random_moments_of_many_creates_leaves_nothing_that_it_did_
     for _ in 0..3 {
         let patience = Duration::from_millis(rng.random_range(50..900));
         let told = told_by_server(&Killable::serve_and_create(&environment, 3).kill_after(patience));
-        kills.add(&ground, 3, told);
+        kills.add(&home, 3, told);
     }
-    let (first, _) = Killable::serve_and_create(&environment, 1).finish(1);
-    kills.add(&ground, 0, told_by_server(&first));
+    std::mem::take(&mut kills).check(&home, &BTreeSet::new());
+    let living = Living::start(&home.with_pool());
+    let spared = belongings(&home);
     let (unharmed, usual_time) = Killable::serve_and_create(&environment, 4).finish(4);
-    kills.add(&ground, 0, told_by_server(&unharmed));
-    assert!(kills.told.len() >= 5, "whoever isn't killed tells of what it creates");
+    kills.add(&home, 0, told_by_server(&unharmed));
+    assert_eq!(kills.told.len(), 4, "whoever isn't killed tells of what it creates");
     for _ in 0..creates / BATCH {
         while kills.begun < BATCH {
             let creates = rng.random_range(1..=4).min(BATCH - kills.begun);
             let patience = kill_at_some_moment(&mut rng, usual_time);
             let told = told_by_server(&Killable::serve_and_create(&environment, creates).kill_after(patience));
-            kills.add(&ground, creates, told);
+            kills.add(&home, creates, told);
         }
-        let checked = check(&ground, &std::mem::take(&mut kills));
+        let checked = std::mem::take(&mut kills).check(&home, &spared);
         sum = [sum[0] + checked[0], sum[1] + checked[1]];
     }
     assert!(sum.iter().all(|&count| count > 0), "some of either: {sum:?}");
+    end(living, &home);
 }
 
 #[test]
-fn a_command_killed_at_random_moments_of_many_creates_leaves_nothing_that_it_did_not_tell_of() {
+fn commands_killed_at_random_moments_leave_nothing_that_they_did_not_tell_of_and_touch_nothing_of_a_living_server() {
     /// After how many creates it is looked: what was told of runs until then.
     const BATCH: usize = 30;
     let creates = soak::size(30, 300);
-    let ground = LocalGround::new();
-    let environment = ground
-        .environment()
-        .with("DEV_POSTGRES_MCP_LOG_LEVEL", "error")
-        // What was told of would go with the server otherwise.
-        .with("DEV_POSTGRES_MCP_INSTANCE_ON_EXIT", "keep");
+    let home = Home::new();
+    let living = Living::start(&home.with_pool());
+    let spared = belongings(&home);
+    let environment = &home.environment;
     let mut rng = seeded::rng();
     let (mut kills, mut sum) = (Kills::default(), [0, 0]);
-    kills.add(&ground, 0, told_by_command_line(&Killable::create(&environment).rest()));
     let start = Instant::now();
-    let unharmed = at_once(3, |_| told_by_command_line(&Killable::create(&environment).rest()));
+    let unharmed = at_once(3, |_| told_by_command_line(&Killable::create(environment).rest()));
     let usual_time = start.elapsed();
-    kills.add(&ground, 0, unharmed);
-    assert_eq!(kills.told.len(), 4, "whoever isn't killed tells of what it creates");
+    kills.add(&home, 0, unharmed);
+    assert_eq!(kills.told.len(), 3, "whoever isn't killed tells of what it creates");
     for _ in 0..creates / BATCH {
         while kills.begun < BATCH {
             let patiences: Vec<Duration> = (0..3).map(|_| kill_at_some_moment(&mut rng, usual_time)).collect();
             let told = at_once(3, |index| {
-                told_by_command_line(&Killable::create(&environment).kill_after(patiences[index]))
+                told_by_command_line(&Killable::create(environment).kill_after(patiences[index]))
             });
-            kills.add(&ground, 3, told);
+            kills.add(&home, 3, told);
         }
-        let checked = check(&ground, &std::mem::take(&mut kills));
+        let checked = std::mem::take(&mut kills).check(&home, &spared);
         sum = [sum[0] + checked[0], sum[1] + checked[1]];
     }
     assert!(sum.iter().all(|&count| count > 0), "some of either: {sum:?}");
+    end(living, &home);
 }
 
 /// Runs some of the same at once.
@@ -325,10 +290,12 @@ impl Home {
         self.environment.json(&["postgres", "list"]);
         let left = self.left(&seen, told, spared);
         assert!(left.is_empty(), "{what}: nobody was told of {left:#?}");
-        for id in told {
-            if self.local.folder(*id).exists() {
-                self.environment.json(&["postgres", "drop", &id.to_string()]);
-            }
+        let there = told.iter().filter(|id| self.local.folder(**id).exists());
+        let there: Vec<String> = there.map(ToString::to_string).collect();
+        if !there.is_empty() {
+            let ids = there.iter().map(String::as_str);
+            let arguments: Vec<&str> = ["postgres", "drop"].into_iter().chain(ids).collect();
+            self.environment.json(&arguments);
         }
         let left = self.left(&seen, &BTreeSet::new(), spared);
         assert!(left.is_empty(), "{what}: left after a drop: {left:#?}");

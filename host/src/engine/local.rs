@@ -28,7 +28,7 @@ mod state_dir;
 mod template;
 mod usage;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
@@ -40,6 +40,7 @@ use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use self::instance_dir::InstanceDir;
 use self::programs::ProgramFinder;
 pub(super) use self::programs::how_to_install;
 pub use self::server_user::is_root;
@@ -49,12 +50,16 @@ use crate::instance::{
     Created, EngineKind, Found, Image, Instance, InstanceId, InstanceSpec, Lifetime, MemoryKills, Owner, Port,
     ProgressSink, Status, Usage,
 };
+use crate::metrics::METRICS;
 
 /// How often it is looked whether a server that another process started still runs: nothing tells.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// How long a list waits for what killed processes have left to be removed.
 const SWEEP_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Why a folder is removed that is no instance's, or not any more.
+const LEFT_BEHIND: &str = "a process that has ended has left it behind";
 
 /// What the local engine goes by.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,15 +152,15 @@ impl LocalEngine {
         blocking(move || Ok(look(StateDir::find(&settings)?.as_ref()))).await
     }
 
-    /// What there is once what killed processes have left is gone; what is damaged only `if_damaged`.
+    /// What there is; what is damaged only `if_damaged`.
     async fn list_folders(&self, if_damaged: bool) -> Result<Vec<Instance>, EngineError> {
-        // What takes longer goes on in the background, and is not listed either way.
-        if let Ok(swept) = tokio::time::timeout(SWEEP_PATIENCE, self.sweep()).await {
-            swept?;
-        }
-        let mut found = self
+        // Looked at first: one that is begun meanwhile is not among the folders.
+        let started: Vec<InstanceId> = self.mine().ends.keys().copied().collect();
+        let (mut found, gone) = self
             .with_state(move |state| {
                 let folders = state.map_or_else(|| Ok(Vec::new()), StateDir::instances)?;
+                let there: HashSet<InstanceId> = folders.iter().map(InstanceDir::id).collect();
+                let gone: HashSet<InstanceId> = started.into_iter().filter(|id| !there.contains(id)).collect();
                 let read = folders.iter().filter_map(|folder| match folder.read() {
                     Ok(found) => found.map(|found| found.instance),
                     Err(EngineError::Damaged { legible, .. }) if if_damaged => Some(*legible),
@@ -164,34 +169,57 @@ impl LocalEngine {
                         None
                     }
                 });
-                Ok::<Vec<Instance>, EngineError>(read.collect())
+                Ok::<(Vec<Instance>, _), EngineError>((read.collect(), gone))
             })
             .await??;
+        // Others remove instances, too, and tell nobody.
+        self.mine().ends.retain(|id, _| !gone.contains(id));
         found.sort_by_key(|instance| (instance.created_at, instance.id));
         Ok(found)
     }
 
-    /// Removes what killed processes have left, and waits for that.
-    async fn sweep(&self) -> Result<(), EngineError> {
+    /// Removes what killed processes have left, waits for that, and adds it to `pruned`. `dry_run` only says what.
+    async fn sweep(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
         // Whoever comes second waits, too: what the first has found isn't found again.
         let _one_at_a_time = self.0.sweeping.lock().await;
         let debris = self
-            .with_state(|state| state.map_or_else(|| Ok(Vec::new()), StateDir::debris))
+            .with_state(move |state| state.map_or_else(|| Ok(Vec::new()), |state| state.debris(dry_run)))
             .await??;
         let removals: Vec<_> = debris
             .into_iter()
             .map(|(folder, lock)| {
-                tracing::info!(id = %folder.id(), "removing what a process that was killed has left");
+                let (engine, id) = (self.clone(), folder.id());
+                let removal = async move { dry_run || reap(engine, folder, lock).await };
                 // To its end, whatever becomes of whoever waits.
-                self.0.tracker.spawn(remove::clear(self.clone(), folder, lock))
+                (id, self.0.tracker.spawn(removal))
             })
             .collect();
-        for removal in removals {
-            if let Ok(Err(error)) = removal.await {
-                tracing::warn!(%error, "not everything that a killed process left could be removed");
+        for (id, removal) in removals {
+            if removal.await.unwrap_or(false) {
+                pruned.push(Pruned {
+                    kind: "server",
+                    name: id.to_string(),
+                    reason: LEFT_BEHIND.into(),
+                });
             }
         }
-        template::sweep(self).await
+        template::sweep(self, dry_run, pruned).await
+    }
+}
+
+/// Removes what a killed process has left, whose lock this is; `false` if something of it stays.
+async fn reap(engine: LocalEngine, folder: InstanceDir, lock: File) -> bool {
+    let id = folder.id();
+    match remove::clear(engine, folder, lock).await {
+        Ok(()) => {
+            METRICS.reaped("server", "orphan");
+            tracing::info!(%id, reason = LEFT_BEHIND, "removed what is no instance");
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%id, %error, "what a process that has ended has left behind stays for now");
+            false
+        }
     }
 }
 
@@ -219,7 +247,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineEr
 #[async_trait]
 impl Engine for LocalEngine {
     async fn recover(&self, _was_killed: bool) -> Result<(), EngineError> {
-        self.sweep().await
+        self.sweep(false, &mut Vec::new()).await
     }
 
     async fn default_image(&self, configured: &Image) -> Image {
@@ -305,9 +333,14 @@ impl Engine for LocalEngine {
     }
 
     async fn list(&self) -> Result<Vec<Instance>, EngineError> {
+        // What takes longer goes on in the background, and is not listed either way.
+        if let Ok(swept) = tokio::time::timeout(SWEEP_PATIENCE, self.sweep(false, &mut Vec::new())).await {
+            swept?;
+        }
         self.list_folders(false).await
     }
 
+    // Removes nothing: whoever prunes begins with it, and is told what goes, or would.
     async fn list_all(&self) -> Result<Vec<Instance>, EngineError> {
         self.list_folders(true).await
     }
@@ -366,13 +399,36 @@ impl Engine for LocalEngine {
     async fn prune(&self, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
         // Without programs every template is old.
         let programs = self.0.programs.all().await.unwrap_or_default();
-        if !dry_run {
-            self.sweep().await?;
-        }
+        self.sweep(dry_run, pruned).await?;
         template::prune(self, programs, dry_run, pruned).await
     }
 
     async fn diagnose(&self, image: &Image) -> Vec<Diagnosis> {
         diagnose::diagnose(self, image).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn how_a_server_ended_is_forgotten_with_an_instance_that_another_process_has_dropped() {
+        let home = tempfile::tempdir().expect("a folder");
+        let settings = LocalSettings {
+            bin_dirs: Vec::new(),
+            path: None,
+            state_dir: Some(home.path().to_owned()),
+            user: None,
+            ready_timeout: Duration::from_secs(1),
+        };
+        let engine = LocalEngine::new(settings, TaskTracker::new());
+        let (there, dropped) = (InstanceId::random(), InstanceId::random());
+        std::fs::create_dir_all(home.path().join("instances").join(there.to_string())).expect("a folder");
+        for id in [there, dropped] {
+            engine.mine().ends.insert(id, watch::channel(None).1);
+        }
+        assert_eq!(engine.list_all().await.expect("a list"), []);
+        assert_eq!(engine.mine().ends.keys().collect::<Vec<_>>(), [&there]);
     }
 }

@@ -3,8 +3,10 @@
 //! A superuser of PostgreSQL can run programs, which have all rights of the user that the server runs as: that of every
 //! other local instance, and often of somebody who may use Docker. On Linux a process can give such rights up, and what it
 //! starts has them neither: files and TCP ports and signals by Landlock (<https://docs.kernel.org/userspace-api/landlock.html>),
-//! Unix sockets, which Landlock doesn't know before Linux 7.1, by seccomp. No other system that we run on has the like for
-//! everybody.
+//! Unix sockets, which Landlock doesn't know before Linux 7.1, and what leads around it, by seccomp. No other system that we run
+//! on has the like for everybody.
+//!
+//! What is left to it: to change modes and times of its user's files, without reading or writing them.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,14 +38,20 @@ pub(super) enum Confinement {
     None(String),
 }
 
-/// The folder that server programs were installed into, with their libraries and data: Debian's are in
-/// `<prefix>/lib/postgresql/17/bin`, all others in `<prefix>/bin`.
-pub(super) fn prefix(bin_dir: &Path) -> Option<&Path> {
-    let parent = bin_dir.parent()?;
-    match parent.parent() {
-        Some(folder) if folder.ends_with("lib/postgresql") => folder.ancestors().nth(2),
-        _ => Some(parent),
+/// Where server programs were installed, with their libraries and data: Debian's are in `<prefix>/lib/postgresql/17/bin`, all
+/// others in `<prefix>/bin`. Of a prefix that their user's `home` is in, or that is it, no more than they need.
+pub(super) fn installation(bin_dir: &Path, home: Option<&Path>) -> Vec<PathBuf> {
+    let Some(parent) = bin_dir.parent() else {
+        return Vec::new();
+    };
+    let prefix = match parent.parent() {
+        Some(folder) if folder.ends_with("lib/postgresql") => folder.ancestors().nth(2).unwrap_or(parent),
+        _ => parent,
+    };
+    if prefix == Path::new("/") || home.is_some_and(|home| home.starts_with(prefix)) {
+        return vec![bin_dir.to_owned(), prefix.join("lib"), prefix.join("share")];
     }
+    vec![prefix.to_owned()]
 }
 
 /// Starts a server that reaches no more than it may, as far as this system lets us see to that. What `command` is to do as
@@ -141,7 +149,7 @@ mod linux {
 
     fn give_up_all_but(reach: &Reach) -> io::Result<Confinement> {
         let (ruleset, landlock) = give_up_rights(reach).map_err(io::Error::other)?;
-        let sockets = give_up_unix_sockets();
+        let sockets = give_up_calls();
         Ok(match (ruleset, sockets) {
             (RulesetStatus::FullyEnforced, Ok(())) => Confinement::Full,
             (RulesetStatus::FullyEnforced, Err(error)) => {
@@ -198,15 +206,65 @@ mod linux {
         own.flat_map(|entry| without(hidden, &entry.path())).collect()
     }
 
-    /// Docker's, the desktop's, the system's: each does things for this user.
-    fn give_up_unix_sockets() -> seccompiler::Result<()> {
-        let of_unix = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, libc::AF_UNIX as u64)
-            .and_then(|condition| SeccompRule::new(vec![condition]))?;
-        // By io_uring, system calls are made that no filter sees.
+    /// What Landlock doesn't see.
+    fn give_up_calls() -> seccompiler::Result<()> {
+        let condition = |argument, comparison, value: libc::c_int| {
+            SeccompCondition::new(
+                argument,
+                SeccompCmpArgLen::Dword,
+                comparison,
+                value.unsigned_abs().into(),
+            )
+        };
+        let not_among = |argument, values: &[libc::c_int]| {
+            let others = values.iter().map(|&value| condition(argument, SeccompCmpOp::Ne, value));
+            let others = others.collect::<Result<Vec<_>, _>>();
+            others.and_then(SeccompRule::new)
+        };
+        let with = |argument, mask: libc::c_int, value| {
+            let masked = SeccompCmpOp::MaskedEq(mask.unsigned_abs().into());
+            condition(argument, masked, value).and_then(|condition| SeccompRule::new(vec![condition]))
+        };
+        // Unix sockets, above all: Docker's, the desktop's, the system's each do things for this user. And what a TCP port answers
+        // to without being TCP here, as MPTCP.
+        let sockets = vec![
+            not_among(0, &[libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK])?,
+            not_among(
+                2,
+                &[
+                    0,
+                    libc::IPPROTO_TCP,
+                    libc::IPPROTO_UDP,
+                    libc::IPPROTO_ICMP,
+                    libc::IPPROTO_ICMPV6,
+                ],
+            )?,
+        ];
+        // A pair of datagram sockets may leave each other for any other one; the kernel takes raw ones for such.
+        let pairs = vec![with(1, 0xf, libc::SOCK_DGRAM)?, with(1, 0xf, libc::SOCK_RAW)?];
+        // Connects without a word to Landlock.
+        let fast_open = |argument| with(argument, libc::MSG_FASTOPEN, libc::MSG_FASTOPEN).map(|rule| vec![rule]);
         let denied = BTreeMap::from([
-            (libc::SYS_socket, vec![of_unix]),
+            (libc::SYS_socket, sockets),
+            (libc::SYS_socketpair, pairs),
+            (libc::SYS_sendto, fast_open(3)?),
+            (libc::SYS_sendmsg, fast_open(2)?),
+            (libc::SYS_sendmmsg, fast_open(3)?),
+            // By this, system calls are made that no filter sees.
             (libc::SYS_io_uring_setup, Vec::new()),
+            // This user's keys.
+            (libc::SYS_keyctl, Vec::new()),
+            (libc::SYS_add_key, Vec::new()),
+            (libc::SYS_request_key, Vec::new()),
+            // Another process's limits: one that may use no CPU time is killed.
+            (libc::SYS_prlimit64, vec![not_among(0, &[0])?]),
         ]);
+        // Some kernels know most of them by another number, too, for programs of the x32 kind.
+        #[cfg(target_arch = "x86_64")]
+        let denied = denied
+            .into_iter()
+            .flat_map(|(call, rules)| [(call, rules.clone()), (call | 0x4000_0000, rules)])
+            .collect();
         let filter: BpfProgram = SeccompFilter::new(
             denied,
             SeccompAction::Allow,
@@ -260,8 +318,22 @@ mod tests {
             ),
             ("/opt/postgresql/17/bin", "/opt/postgresql/17"),
         ] {
-            assert_eq!(prefix(Path::new(bin_dir)), Some(Path::new(expected)), "{bin_dir}");
+            let home = Some(Path::new("/home/me"));
+            assert_eq!(
+                installation(Path::new(bin_dir), home),
+                [Path::new(expected)],
+                "{bin_dir}"
+            );
         }
-        assert_eq!(prefix(Path::new("/")), None);
+        assert_eq!(installation(Path::new("/"), None), [] as [PathBuf; 0]);
+    }
+
+    #[test]
+    fn programs_in_their_users_home_do_not_have_all_that_is_there() {
+        for (prefix, home) in [("/home/me", Some("/home/me")), ("/home", Some("/home/me")), ("/", None)] {
+            let prefix = Path::new(prefix);
+            let expected = ["bin", "lib", "share"].map(|name| prefix.join(name));
+            assert_eq!(installation(&prefix.join("bin"), home.map(Path::new)), expected);
+        }
     }
 }

@@ -3,7 +3,6 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener;
-use std::path::Path;
 use std::time::Duration;
 
 use tokio::process::Child;
@@ -170,18 +169,33 @@ impl Job {
         if is_taken(self.port) {
             return Err(EngineError::PortTaken(self.port));
         }
-        let programs = engine.0.programs.find(self.spec.image.version()).await?;
-        template::ensure(engine, &programs, &self.progress).await?;
+        let mut programs = self.programs().await?;
         self.still_wanted()?;
         self.progress.tell(Progress::Creating);
         let (state, folder, lock) = self.give_birth().await?;
         engine.mine().unkept.insert(self.id, lock);
         let found = self.found();
-        let template = self.lay_out(&state, &folder, &programs, &found).await?;
+        let mut template = self.lay_out(&state, &folder, &programs, &found).await?;
+        if template.is_none() {
+            // Somebody has removed it since, or replaced PostgreSQL.
+            programs = self.programs().await?;
+            template = self.lay_out(&state, &folder, &programs, &found).await?;
+        }
+        let template = template.ok_or_else(|| EngineError::Request {
+            verb: "copying a template",
+            reason: "it was removed twice meanwhile: try again".into(),
+        })?;
         self.still_wanted()?;
         self.progress.tell(Progress::Starting);
         let (warnings, session) = self.start(&state, &folder, &programs, &template).await?;
         Ok((found, programs.origin(), warnings, session))
+    }
+
+    /// The programs that were asked for, with a template.
+    async fn programs(&self) -> Result<Programs, EngineError> {
+        let programs = self.engine.0.programs.find(self.spec.image.version()).await?;
+        template::ensure(&self.engine, &programs, &self.progress).await?;
+        Ok(programs)
     }
 
     fn still_wanted(&self) -> Result<(), EngineError> {
@@ -243,29 +257,35 @@ impl Job {
         .await
     }
 
-    /// Writes all that the server needs, and what the instance is.
+    /// Writes all that the server needs, and what the instance is; nothing if there is no template any more.
     async fn lay_out(
         &self,
         state: &StateDir,
         folder: &InstanceDir,
         programs: &Programs,
         found: &Found,
-    ) -> Result<Template, EngineError> {
+    ) -> Result<Option<Template>, EngineError> {
         let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
         let (found, durable, waits) = (found.clone(), self.spec.durable, self.waits);
+        let settings = self.engine.0.settings.clone();
         blocking(move || {
-            let template = template::copy(&state, &programs, &folder.data())?;
-            let settings = folder.data().join("postgresql.conf");
+            let Some(template) = template::copy(&settings, &state, &programs, &folder.data())? else {
+                return Ok(None);
+            };
+            let conf = folder.data().join("postgresql.conf");
             OpenOptions::new()
                 .append(true)
-                .open(&settings)
+                .open(&conf)
                 .and_then(|mut file| file.write_all(own_settings(found.instance.port, durable).as_bytes()))
-                .map_err(failed("writing the instance's settings", &settings))?;
+                .map_err(failed("writing the instance's settings", &conf))?;
             state.give_to_server(&folder.data())?;
+            if durable {
+                template::sync(&folder.data())?;
+            }
             if !waits {
                 folder.write(&found)?;
             }
-            Ok(template)
+            Ok(Some(template))
         })
         .await
     }
@@ -316,12 +336,14 @@ impl Job {
     /// What the server may reach. Whoever configures a folder of programs may have put there what starts those of another.
     fn reach(&self, state: &StateDir, folder: &InstanceDir, programs: &Programs) -> Result<Reach, EngineError> {
         let bin_dirs = self.engine.0.settings.bin_dirs.iter().chain([&programs.bin_dir]);
+        let bin_dirs = bin_dirs.filter_map(|bin_dir| fs::canonicalize(bin_dir).ok());
+        let home = std::env::home_dir().and_then(|home| fs::canonicalize(home).ok());
         let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
         let hidden = fs::canonicalize(state.path()).map_err(failed("looking at the state directory", state.path()))?;
         Ok(Reach {
             data: folder.data(),
             readable: bin_dirs
-                .filter_map(|bin_dir| confine::prefix(bin_dir).map(Path::to_owned))
+                .flat_map(|bin_dir| confine::installation(&bin_dir, home.as_deref()))
                 .chain(std::env::split_paths(&libraries))
                 .collect(),
             hidden,

@@ -6,13 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
-use super::state_dir::open_lock;
+use super::state_dir::{LOCK_TIMEOUT, open_lock, wait_for_lock};
 use super::{failed, server};
 use crate::engine::{self, EngineError, LOG_BYTES_MAX};
 use crate::failpoint;
-use crate::files::private;
+use crate::files::{private, write_private};
 use crate::instance::{EngineKind, Found, Instance, InstanceId, Lifetime, Owner, Password, Status};
 
 /// The longest `instance.json` that is read, in bytes: ours have 2,000 at most.
@@ -54,20 +53,6 @@ fn owner(text: &[u8]) -> Option<Owner> {
 /// is what a power cut leaves of a file.
 const SESSION: &str = "session";
 const UNLIMITED: &str = "unlimited";
-
-/// Whole or not at all; where the machine's power fails, too, if it `is_synced`.
-fn write_whole(path: &Path, text: &[u8], is_synced: bool) -> io::Result<()> {
-    // Two may write it at the same time.
-    let unfinished = path.with_extension(format!("new-{}", Uuid::new_v4()));
-    private(OpenOptions::new().create(true).truncate(true).write(true))
-        .open(&unfinished)
-        .and_then(|mut file| {
-            file.write_all(text)?;
-            if is_synced { file.sync_all() } else { Ok(()) }
-        })
-        .inspect(|()| failpoint::pass("amid writing one of the instance's files"))
-        .and_then(|()| fs::rename(&unfinished, path))
-}
 
 /// What `kept` holds for this lifetime.
 fn written(lifetime: Lifetime) -> String {
@@ -171,7 +156,7 @@ impl InstanceDir {
     pub(super) fn lock(&self) -> Result<File, EngineError> {
         let path = self.lock_file();
         let lock = open_lock(&path)?;
-        lock.lock().map_err(failed("locking the instance", &path))?;
+        wait_for_lock(|| lock.try_lock(), LOCK_TIMEOUT, "locking the instance", &path)?;
         Ok(lock)
     }
 
@@ -211,7 +196,7 @@ impl InstanceDir {
         let text = serde_json::to_vec(&state).map_err(|error| failed(writing, &path)(error.into()))?;
         failpoint::pass("before writing down the instance");
         // Where the machine's power fails, it may be empty, and then counts as not there.
-        write_whole(&path, &text, false).map_err(failed(writing, &path))?;
+        write_private(&path, &text, false).map_err(failed(writing, &path))?;
         failpoint::pass("after writing down the instance");
         Ok(())
     }
@@ -222,7 +207,7 @@ impl InstanceDir {
         failpoint::pass("before keeping the instance");
         // What a power cut leaves of a session's says the same.
         let is_synced = lifetime != Lifetime::Session;
-        let kept = write_whole(&path, written(lifetime).as_bytes(), is_synced)
+        let kept = write_private(&path, written(lifetime).as_bytes(), is_synced)
             .and_then(|()| if is_synced { self.sync() } else { Ok(()) });
         failpoint::pass("after keeping the instance");
         match kept {
@@ -285,6 +270,10 @@ impl InstanceDir {
         } else {
             Status::Stopped
         };
+        if text.is_empty() && status == Status::Stopped {
+            // As a power cut leaves it, and nobody has removed it yet.
+            return Ok(None);
+        }
         let damaged = |path: &Path, reason: &str, lifetime| EngineError::Damaged {
             what: format!("{}: {reason}", path.display()),
             legible: Box::new(Instance {
@@ -388,6 +377,13 @@ mod tests {
         folder.lifetime().expect("it can be read")
     }
 
+    fn names(home: &tempfile::TempDir) -> Vec<std::ffi::OsString> {
+        let entries = fs::read_dir(home.path()).expect("a folder");
+        let mut names: Vec<_> = entries.map(|entry| entry.expect("an entry").file_name()).collect();
+        names.sort();
+        names
+    }
+
     #[test]
     fn every_lifetime_is_read_back_as_it_was_written() {
         let home = tempfile::tempdir().expect("a folder");
@@ -400,12 +396,21 @@ mod tests {
             let written = fs::read(folder.kept()).expect("a file");
             assert!(!written.is_empty(), "{wanted:?} is told from what a power cut leaves");
         }
-        let mut names: Vec<_> = fs::read_dir(home.path())
-            .expect("a folder")
-            .map(|entry| entry.expect("an entry").file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["instance.json", "kept"], "nothing unfinished is left");
+        assert_eq!(names(&home), ["instance.json", "kept"], "nothing unfinished is left");
+    }
+
+    #[test]
+    fn what_could_not_be_written_or_only_half_is_not_left_beside_the_instance() {
+        let home = tempfile::tempdir().expect("a folder");
+        let folder = folder(&home);
+        fs::create_dir(folder.kept()).expect("a folder in its place");
+        folder.keep(Lifetime::Unlimited).expect_err("it can't be written");
+        assert_eq!(names(&home), ["instance.json", "kept"]);
+        fs::remove_dir(folder.kept()).expect("removed");
+        let half = format!(".dev-postgres-mcp-new-{}", uuid::Uuid::new_v4());
+        fs::write(home.path().join(half), "unlim").expect("as a killed extend leaves it");
+        folder.keep(Lifetime::Unlimited).expect("kept");
+        assert_eq!(names(&home), ["instance.json", "kept"]);
     }
 
     #[test]

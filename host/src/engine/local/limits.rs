@@ -22,6 +22,9 @@ const PROCESSES_MAX: u32 = 256;
 /// How long a group stays busy whose last process has ended.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// What the names of groups begin with that are only made to see whether they can be; the maker's process id follows.
+const CHECK: &str = "dev-postgres-mcp-check-";
+
 /// A group to be made, in any one of these places.
 struct Group {
     parents: Vec<PathBuf>,
@@ -46,11 +49,28 @@ pub(super) fn set(folder: &InstanceDir, limits: Limits, pid: u32) -> Result<(), 
 /// # Errors
 /// Why not, one clause.
 pub(super) fn check(limits: Limits) -> Result<(), String> {
-    let name = format!("dev-postgres-mcp-check-{}", std::process::id());
+    let name = format!("{CHECK}{}", std::process::id());
     own_groups(limits)?.iter().try_for_each(|group| {
+        for parent in &group.parents {
+            remove_left_checks(parent);
+        }
         let path = group.make(&name, |_| Ok(()), None)?;
         remove_group(&path).map_err(|error| error.to_string())
     })
+}
+
+/// Removes the groups of checks whose processes were killed. Nothing ever runs in one.
+fn remove_left_checks(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name
+            .to_str()
+            .and_then(|name| name.strip_prefix(CHECK)?.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Another check may have been faster.
+            let _ = fs::remove_dir(entry.path());
+        }
+    }
 }
 
 fn own_groups(limits: Limits) -> Result<Vec<Group>, String> {
@@ -400,6 +420,22 @@ mod tests {
         let unlimited = group("free", &[("memory.max", "max\n"), ("cpu.max", "max 100000\n")]);
         let nothing = [unlimited, root.path().join("gone")];
         assert_eq!((usage_in(&nothing), kills_in(&nothing)), (InGroups::default(), None));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_a_killed_check_has_left_goes_with_the_next_one_and_nothing_else_does() {
+        let root = tempfile::tempdir().expect("a directory");
+        // Linux has no process of this number.
+        let left = format!("{CHECK}{}", u32::MAX);
+        let own = format!("{CHECK}{}", std::process::id());
+        let others = [own.as_str(), "dev-postgres-mcp-check-mine", "4294967295"];
+        for name in others.into_iter().chain([left.as_str()]) {
+            fs::create_dir(root.path().join(name)).expect("a directory");
+        }
+        remove_left_checks(root.path());
+        assert!(!root.path().join(&left).exists());
+        assert!(others.into_iter().all(|name| root.path().join(name).exists()));
     }
 
     #[test]

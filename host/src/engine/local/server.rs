@@ -178,28 +178,23 @@ fn look(which: ProcessesToUpdate<'_>) -> Result<System, EngineError> {
     Ok(system)
 }
 
-/// Whether this process is `postgres -D <data>`. The last parts of the path are compared: they hold the id, and links may
-/// lead to the rest in several ways. A process that has ended and is not waited for has no command line.
+/// Whether this process is `postgres -D <data>`. A process that has ended and is not waited for has no command line.
 fn is_server(process: &Process, folder_of: &InstanceDir) -> bool {
-    let data = folder_of.data();
-    let parts: Vec<_> = data.components().rev().take(3).collect();
-    let tail: PathBuf = parts.into_iter().rev().collect();
     let [program, option, place] = process.cmd() else {
         return false;
     };
     Path::new(program).file_stem() == Some(OsStr::new("postgres"))
         && option == "-D"
-        && Path::new(place).ends_with(&tail)
+        && is_data(Path::new(place), folder_of)
         && is_owners(process, folder_of)
 }
 
 /// Whether this process belongs to the instance: the server itself, what it has forked, and what SQL has started.
 fn is_part(process: &Process, folder: &InstanceDir) -> bool {
-    let data = folder.data();
     let forked = || {
         let title = process.cmd().first().and_then(|title| title.to_str());
         title.is_some_and(|title| title.starts_with("postgres: "))
-            && process.cwd().is_some_and(|place| is_at(place, &data))
+            && process.cwd().is_some_and(|place| is_data(place, folder))
     };
     let marked = || has_mark(process, &mark_of(&folder.id().to_string()));
     is_server(process, folder) || (is_owners(process, folder) && (forked() || marked()))
@@ -213,9 +208,14 @@ fn has_mark(process: &Process, mark: &str) -> bool {
     process.environ().iter().any(|variable| variable == mark)
 }
 
-/// Linux says so of a folder that was removed.
-fn is_at(place: &Path, data: &Path) -> bool {
-    place.to_string_lossy().trim_end_matches(" (deleted)") == data.to_string_lossy()
+/// Whether this is the instance's data directory, by whatever links: the last parts of the path are compared, which hold the
+/// id.
+fn is_data(place: &Path, folder: &InstanceDir) -> bool {
+    let data = folder.data();
+    let parts: Vec<_> = data.components().rev().take(3).collect();
+    let tail: PathBuf = parts.into_iter().rev().collect();
+    // Linux says so of a folder that was removed.
+    Path::new(place.to_string_lossy().trim_end_matches(" (deleted)")).ends_with(tail)
 }
 
 /// Whether this process runs as the user whose folder it is: nobody else's is any of our business.

@@ -1,8 +1,9 @@
 //! The folder where the local engine keeps everything: made with nobody else's eyes on it, and swept.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use super::instance_dir::InstanceDir;
 use super::server_user::ServerUser;
@@ -12,6 +13,12 @@ use crate::failpoint;
 use crate::files::private;
 use crate::instance::InstanceId;
 use crate::owner;
+
+/// How long somebody may have the state directory's lock: as long as it takes to make a folder or to look at all of them. Or
+/// that of a folder that was just made.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a lock is asked for that somebody else has: nothing tells when it is free.
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 
 /// The state directory. Servers may pass it and read nothing in it.
 #[derive(Debug, Clone)]
@@ -110,9 +117,7 @@ impl StateDir {
     /// Makes an instance's folder and locks it, so that nobody takes it for debris meanwhile.
     pub(super) fn give_birth(&self, id: InstanceId) -> Result<(InstanceDir, File), EngineError> {
         let sweeping = self.sweeping()?;
-        sweeping
-            .lock_shared()
-            .map_err(failed("locking the state directory", &self.root))?;
+        self.wait_for(|| sweeping.try_lock_shared())?;
         let folder = self.instance(id);
         failpoint::pass("before making the instance's folder");
         self.make_folder(folder.path())?;
@@ -122,24 +127,23 @@ impl StateDir {
         Ok((folder, lock))
     }
 
-    /// What killed processes have left, each locked for whoever removes it.
-    pub(super) fn debris(&self) -> Result<Vec<(InstanceDir, File)>, EngineError> {
+    /// What killed processes have left, each locked for whoever removes it. In a `dry_run` nobody will.
+    pub(super) fn debris(&self, dry_run: bool) -> Result<Vec<(InstanceDir, File)>, EngineError> {
         if self.instances()?.iter().all(InstanceDir::is_whole) {
             return Ok(Vec::new());
         }
         let sweeping = self.sweeping()?;
-        // Nobody has it for longer than it takes to make a folder or to look at all of them.
-        sweeping
-            .lock()
-            .map_err(failed("locking the state directory", &self.root))?;
+        self.wait_for(|| sweeping.try_lock())?;
         let mut debris = Vec::new();
         for folder in self.instances()?.into_iter().filter(|folder| !folder.is_whole()) {
             // Looked at again: its creator may have finished before the lock was free.
             if let Some(lock) = folder.try_lock()?
                 && !folder.is_whole()
             {
-                // At once: whoever lists is not to take it for an instance while it is being removed.
-                folder.disown()?;
+                if !dry_run {
+                    // At once: whoever lists is not to take it for an instance while it is being removed.
+                    folder.disown()?;
+                }
                 debris.push((folder, lock));
             }
         }
@@ -149,15 +153,17 @@ impl StateDir {
     /// Removes a folder in which there is nothing but its lock; whoever has that has it done.
     pub(super) fn bury(&self, folder: &InstanceDir) -> Result<(), EngineError> {
         let sweeping = self.sweeping()?;
-        sweeping
-            .lock_shared()
-            .map_err(failed("locking the state directory", &self.root))?;
+        self.wait_for(|| sweeping.try_lock_shared())?;
         folder.remove_emptied()
     }
 
     /// Held shared while an instance's folder is there and its lock isn't, and whole while debris is looked for.
     fn sweeping(&self) -> Result<File, EngineError> {
         open_lock(&self.root.join("lock"))
+    }
+
+    fn wait_for(&self, try_lock: impl Fn() -> Result<(), TryLockError>) -> Result<(), EngineError> {
+        wait_for_lock(try_lock, LOCK_TIMEOUT, "locking the state directory", &self.root)
     }
 
     /// Makes a folder that servers may pass and nobody else may look into.
@@ -203,6 +209,29 @@ pub(super) fn open_lock(path: &Path) -> Result<File, EngineError> {
     private(OpenOptions::new().create(true).truncate(false).write(true))
         .open(path)
         .map_err(failed("opening a lock", path))
+}
+
+/// Asks for a lock until it is had, where that may block. A process that is stopped keeps what it has.
+///
+/// # Errors
+/// If somebody else has it for all of `timeout`, or there can't be one.
+pub(super) fn wait_for_lock(
+    try_lock: impl Fn() -> Result<(), TryLockError>,
+    timeout: Duration,
+    verb: &'static str,
+    path: &Path,
+) -> Result<(), EngineError> {
+    let begun = Instant::now();
+    loop {
+        match try_lock() {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(failed(verb, path)(error)),
+            Err(TryLockError::WouldBlock) if begun.elapsed() >= timeout => {
+                return Err(EngineError::TimedOut { verb, after: timeout });
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+        }
+    }
 }
 
 /// What somebody else could have put there is not to be trusted.

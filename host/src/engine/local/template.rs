@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use super::programs::Programs;
 use super::remove::remove_tree;
 use super::server_user::{KillGroup, ServerUser, take_back};
-use super::state_dir::{StateDir, make_private, open_lock};
-use super::{LocalEngine, blocking, failed, server};
+use super::state_dir::{StateDir, make_private, open_lock, wait_for_lock};
+use super::{LocalEngine, LocalSettings, blocking, failed, server};
 use crate::engine::provision::SUPERUSER;
 use crate::engine::{EngineError, Pruned, TEMPLATE_AGE_MAX, short_digest};
 use crate::failpoint;
@@ -32,6 +32,8 @@ const KEY_LENGTH: usize = 16;
 /// What the names of locks and of half-made templates end with.
 const LOCK: &str = "lock";
 const UNFINISHED: &str = "new";
+/// Why one is removed that a killed process has left half-made.
+const ABANDONED: &str = "the process that was making it has ended";
 /// How deep a fresh data directory's folders are at most, and more.
 const DEPTH_MAX: u32 = 8;
 /// How many threads copy at most: more gain nothing on one disk.
@@ -83,7 +85,7 @@ impl Drop for Unfinished {
         let (folder, user, lock) = (self.folder.clone(), self.user.clone(), self.lock.take());
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             let removal = async move {
-                discard(&folder, user.as_ref()).await;
+                discard(&folder, user.as_ref(), "it could not be finished").await;
                 drop(lock);
             };
             self.engine.0.tracker.spawn_on(removal, &runtime);
@@ -91,20 +93,40 @@ impl Drop for Unfinished {
     }
 }
 
-/// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere.
-async fn discard(folder: &Path, user: Option<&ServerUser>) {
+/// Removes the folder of a template that was not finished, and what its `initdb` left elsewhere. Whether there was one that has
+/// gone now.
+async fn discard(folder: &Path, user: Option<&ServerUser>, reason: &'static str) -> bool {
     let discarded = async {
+        let was_there = folder.exists();
         // Its parent may have been killed.
-        if let Err(error) = server::end_marked(&mark(folder), ServerUser::uid(user)).await {
-            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
-            return;
-        }
+        server::end_marked(&mark(folder), ServerUser::uid(user)).await?;
         server::release_memory(&folder.join("cluster"), user).await;
-        if let Err(error) = remove_tree(folder).await {
-            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
-        }
+        let removed = remove_tree(folder).await;
+        removed
+            .map(|()| was_there)
+            .map_err(failed("removing a half-made template", folder))
     };
-    failpoint::around("discarding a template", discarded).await;
+    match failpoint::around("discarding a template", discarded).await {
+        Ok(was_there) => {
+            if was_there {
+                tracing::info!(folder = %folder.display(), reason, "removed a half-made template");
+            }
+            was_there
+        }
+        Err(error) => {
+            tracing::warn!(folder = %folder.display(), %error, "a half-made template stays for now");
+            false
+        }
+    }
+}
+
+/// Removes what a killed process has left of a template that it was making; whether there was something that has gone now.
+async fn reap(folder: &Path, user: Option<&ServerUser>) -> bool {
+    let has_gone = discard(folder, user, ABANDONED).await;
+    if has_gone {
+        METRICS.reaped("template", "orphan");
+    }
+    has_gone
 }
 
 /// What `initdb` and its children are known by.
@@ -112,11 +134,11 @@ fn mark(unfinished: &Path) -> String {
     unfinished.display().to_string()
 }
 
-/// Removes templates that killed processes have left half-made.
+/// Removes templates that killed processes have left half-made, and adds them to `pruned`. `dry_run` only says which.
 ///
 /// # Errors
 /// If it can't be told which there are.
-pub(super) async fn sweep(engine: &LocalEngine) -> Result<(), EngineError> {
+pub(super) async fn sweep(engine: &LocalEngine, dry_run: bool, pruned: &mut Vec<Pruned>) -> Result<(), EngineError> {
     let (left, user) = engine
         .with_state(|state| {
             let Some(state) = state else {
@@ -126,13 +148,20 @@ pub(super) async fn sweep(engine: &LocalEngine) -> Result<(), EngineError> {
         })
         .await?;
     for (folder, lock) in left {
-        let user = user.clone();
+        let (user, name) = (user.clone(), folder.display().to_string());
         let removal = async move {
-            discard(&folder, user.as_ref()).await;
+            let has_gone = dry_run || reap(&folder, user.as_ref()).await;
             drop(lock);
+            has_gone
         };
         // To its end, whatever becomes of whoever waits.
-        let _ = engine.0.tracker.spawn(removal).await;
+        if engine.0.tracker.spawn(removal).await.unwrap_or(false) {
+            pruned.push(Pruned {
+                kind: "template",
+                name,
+                reason: ABANDONED.into(),
+            });
+        }
     }
     Ok(())
 }
@@ -252,8 +281,26 @@ fn folder(state: &StateDir, programs: &Programs) -> PathBuf {
     state.templates().join(key(state, programs))
 }
 
-fn lock_file(state: &StateDir, programs: &Programs) -> Result<File, EngineError> {
-    open_lock(&folder(state, programs).with_extension(LOCK))
+/// The template's lock, for whoever makes it or, `shared`, for those who copy it.
+fn lock(settings: &LocalSettings, state: &StateDir, programs: &Programs, shared: bool) -> Result<File, EngineError> {
+    let path = folder(state, programs).with_extension(LOCK);
+    let lock = open_lock(&path)?;
+    let try_lock = || {
+        if shared {
+            lock.try_lock_shared()
+        } else {
+            lock.try_lock()
+        }
+    };
+    // As long as `initdb` may take, unless servers get less or more time than by default.
+    let timeout = settings.ready_timeout.saturating_mul(2);
+    wait_for_lock(
+        try_lock,
+        timeout,
+        "waiting for a template that another process makes",
+        &path,
+    )?;
+    Ok(lock)
 }
 
 /// The template if it is there, whole, and what these programs would make.
@@ -268,12 +315,10 @@ fn find(state: &StateDir, programs: &Programs) -> Option<Template> {
 
 /// Makes the template, unless somebody else did while we waited for the lock.
 async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Result<(), EngineError> {
-    let (place, wanted) = (state.clone(), programs.clone());
+    let (settings, place, wanted) = (engine.0.settings.clone(), state.clone(), programs.clone());
     let (lock, is_there) = blocking(move || {
         failpoint::pass("before locking a template");
-        let lock = lock_file(&place, &wanted)?;
-        lock.lock()
-            .map_err(failed("waiting for a template", &place.templates()))?;
+        let lock = lock(&settings, &place, &wanted, false)?;
         failpoint::pass("after locking a template");
         let is_there = find(&place, &wanted).is_some();
         Ok((lock, is_there))
@@ -289,7 +334,7 @@ async fn make(engine: &LocalEngine, state: &StateDir, programs: &Programs) -> Re
         engine: engine.clone(),
         lock: Some(lock),
     };
-    discard(&unfinished.folder, unfinished.user.as_ref()).await;
+    reap(&unfinished.folder, unfinished.user.as_ref()).await;
     failpoint::pass("before making a template's folder");
     state.make_folder(&unfinished.folder)?;
     failpoint::pass("after making a template's folder");
@@ -397,6 +442,8 @@ fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Desc
         .open(&settings)
         .and_then(|mut file| file.write_all(SETTINGS.as_bytes()))
         .map_err(failed(finishing, &settings))?;
+    // First: what says that it is whole is not to outlive it.
+    sync(&data)?;
     let described = unfinished.join("template.json");
     let text = serde_json::to_vec(description).map_err(|error| failed(finishing, &described)(error.into()))?;
     private(OpenOptions::new().create_new(true).write(true))
@@ -411,6 +458,35 @@ fn finish(state: &StateDir, unfinished: &Path, folder: &Path, description: &Desc
     fs::rename(unfinished, folder).map_err(failed(finishing, folder))?;
     failpoint::pass("after keeping a template");
     Ok(())
+}
+
+/// Sees to it that a power cut leaves what has been copied into a folder: PostgreSQL writes through only what it has changed
+/// itself.
+///
+/// # Errors
+/// If it can't be written through.
+pub(super) fn sync(folder: &Path) -> Result<(), EngineError> {
+    let syncing = "writing a data directory through to the disk";
+    // All that the file system has: a thousand files one by one take longer.
+    #[cfg(target_os = "linux")]
+    return File::open(folder)
+        .and_then(|folder| rustix::fs::syncfs(folder).map_err(io::Error::from))
+        .map_err(failed(syncing, folder));
+    #[cfg(not(target_os = "linux"))]
+    {
+        for entry in fs::read_dir(folder).map_err(failed(syncing, folder))? {
+            let path = entry.map_err(failed(syncing, folder))?.path();
+            if path.is_dir() {
+                sync(&path)?;
+            } else {
+                let file = OpenOptions::new().write(true).open(&path);
+                file.and_then(|file| file.sync_all()).map_err(failed(syncing, &path))?;
+            }
+        }
+        // Some systems can't do that with a folder.
+        let _ = File::open(folder).and_then(|folder| folder.sync_all());
+        Ok(())
+    }
 }
 
 /// Copies what another user may have put there: nothing but a plain file of one name.
@@ -430,16 +506,20 @@ fn copy_planted(from: &Path, to: &Path) -> io::Result<()> {
 /// Copies the template's data directory; file systems that can share what is the same in both. The folder itself is still
 /// to be given to the server: until then nobody else can reach what is in it.
 ///
+/// `None` if there is no template any more; nothing is copied then.
+///
 /// # Errors
-/// If there is no template any more, or it can't be copied.
-pub(super) fn copy(state: &StateDir, programs: &Programs, to: &Path) -> Result<Template, EngineError> {
-    let lock = lock_file(state, programs)?;
-    lock.lock_shared()
-        .map_err(failed("waiting for a template", &state.templates()))?;
-    let template = find(state, programs).ok_or_else(|| EngineError::Request {
-        verb: "copying a template",
-        reason: "PostgreSQL was replaced meanwhile: try again".into(),
-    })?;
+/// If it can't be copied.
+pub(super) fn copy(
+    settings: &LocalSettings,
+    state: &StateDir,
+    programs: &Programs,
+    to: &Path,
+) -> Result<Option<Template>, EngineError> {
+    let _lock = lock(settings, state, programs, true)?;
+    let Some(template) = find(state, programs) else {
+        return Ok(None);
+    };
     failpoint::pass("before copying a template");
     let mut tree = Tree::default();
     tree.make_folders(&template.folder.join("data"), to, DEPTH_MAX)?;
@@ -467,7 +547,7 @@ pub(super) fn copy(state: &StateDir, programs: &Programs, to: &Path) -> Result<T
         })
     })?;
     failpoint::pass("after copying a template");
-    Ok(template)
+    Ok(Some(template))
 }
 
 /// A folder that is being copied.
