@@ -37,6 +37,10 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 const USAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How many instances are asked at once for what they take.
 const STATS_AT_ONCE: usize = 8;
+/// How long it is tried to keep an instance that somebody has been told of.
+const KEEP_PATIENCE: Duration = Duration::from_secs(10);
+/// The pause before it is tried again.
+const KEEP_PAUSE: Duration = Duration::from_millis(250);
 /// How long the removal of an instance that nobody waits for is tried: Docker may be restarted, or updated.
 const REMOVAL_PATIENCE: Duration = Duration::from_hours(1);
 /// The pause before the second attempt; each further one is twice as long.
@@ -950,19 +954,27 @@ impl NewInstance {
         self.connection.instance.lifetime = lifetime;
     }
 
-    /// Lets it live on, for as long as its lifetime says: for when somebody has been told of it.
+    /// Lets it live on, for as long as its lifetime says: for when somebody has been told of it. An engine that fails is asked
+    /// again for some seconds.
     ///
     /// # Errors
     /// If the engine can't keep it; it is dropped again then.
     pub async fn keep(mut self) -> Result<(), InstanceError> {
         let (id, lifetime) = (self.unkept.id, self.connection.instance.lifetime);
-        let kept = self.unkept.engine.keep(id, lifetime).await;
-        if matches!(kept, Err(EngineError::Gone)) {
-            // Whoever was told of it was faster with a drop: there is nothing to keep, and nothing to remove.
-            self.forget();
-            return Ok(());
+        let begun = Instant::now();
+        loop {
+            match self.unkept.engine.keep(id, lifetime).await {
+                Ok(()) => break,
+                // Whoever was told of it was faster with a drop: there is nothing to keep, and nothing to remove.
+                Err(EngineError::Gone) => {
+                    self.forget();
+                    return Ok(());
+                }
+                Err(error) if begun.elapsed() >= KEEP_PATIENCE => return Err(error.into()),
+                Err(error) => tracing::debug!(%id, error = ?error.to_string(), "could not be kept yet"),
+            }
+            tokio::time::sleep(KEEP_PAUSE).await;
         }
-        kept?;
         self.unkept.armed = false;
         if lifetime == Lifetime::Session && !self.sessions.add(id) {
             let engine = Arc::clone(&self.unkept.engine);

@@ -119,6 +119,10 @@ async fn it_reads_and_writes_its_own_data_and_no_other_instances_nor_its_users_f
         let said = cell.output(&format!("cat {path}")).await;
         assert!(refused(&said), "{path}: {said}");
     }
+    for change in ["chmod 0", "chown :nogroup"] {
+        let said = cell.output(&format!("{change} {}", other.display())).await;
+        assert!(refused(&said), "{change}: {said}");
+    }
     for path in [other.join("planted"), ground.home().join("planted")] {
         let message = cell.refusal(&format!("COPY said TO '{}'", path.display())).await;
         assert!(refused(&message), "{message}");

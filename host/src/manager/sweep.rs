@@ -284,9 +284,10 @@ impl Sweeper {
 
     /// Removes one of this process's at its end, unless it has been given more time.
     pub(super) async fn end_session_of(&self, id: InstanceId) {
-        match self.legible(id).await {
-            Ok(Some(instance)) if instance.lifetime != Lifetime::Session => {}
+        match self.engine.get(id).await {
+            Ok(Some(found)) if found.instance.lifetime != Lifetime::Session => {}
             Ok(None) if self.engine.unseen().await.is_none() => {}
+            Err(EngineError::Damaged { legible, .. }) if matches!(legible.lifetime, Lifetime::Until(_)) => {}
             // Where that can't be told, it is as it was.
             Ok(_) | Err(_) => remove_stubbornly(Arc::clone(&self.engine), id, SESSION_ENDED).await,
         }

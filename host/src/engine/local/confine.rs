@@ -6,7 +6,7 @@
 //! Unix sockets, which Landlock doesn't know before Linux 7.1, and what leads around it, by seccomp. No other system that we run
 //! on has the like for everybody.
 //!
-//! What is left to it: to change modes and times of its user's files, without reading or writing them.
+//! What is left to it: UDP, and to look at what its user's files are called, how large and how old, and to change the latter.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -133,6 +133,23 @@ mod linux {
     /// What every program may write to; `/dev/shm` is shared by all of a user.
     const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
+    /// What gives files that a process can't open other modes, owners or access lists, by their paths. The last two by their numbers,
+    /// which are the same on all processors: fchmodat2 and setxattrat are younger than the headers of some.
+    const MODES: &[libc::c_long] = &[
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chmod,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chown,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lchown,
+        libc::SYS_fchmodat,
+        libc::SYS_fchownat,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        452,
+        463,
+    ];
+
     /// Does `work` where only `reach` is in reach.
     pub(super) fn apart<T: Send>(reach: &Reach, work: impl FnOnce() -> T + Send) -> io::Result<(Confinement, T)> {
         let runtime = Handle::current();
@@ -244,7 +261,7 @@ mod linux {
         let pairs = vec![with(1, 0xf, libc::SOCK_DGRAM)?, with(1, 0xf, libc::SOCK_RAW)?];
         // Connects without a word to Landlock.
         let fast_open = |argument| with(argument, libc::MSG_FASTOPEN, libc::MSG_FASTOPEN).map(|rule| vec![rule]);
-        let denied = BTreeMap::from([
+        let mut denied = BTreeMap::from([
             (libc::SYS_socket, sockets),
             (libc::SYS_socketpair, pairs),
             (libc::SYS_sendto, fast_open(3)?),
@@ -259,6 +276,7 @@ mod linux {
             // Another process's limits: one that may use no CPU time is killed.
             (libc::SYS_prlimit64, vec![not_among(0, &[0])?]),
         ]);
+        denied.extend(MODES.iter().map(|&call| (call, Vec::new())));
         // Some kernels know most of them by another number, too, for programs of the x32 kind.
         #[cfg(target_arch = "x86_64")]
         let denied = denied
