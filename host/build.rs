@@ -2,6 +2,8 @@
 //!
 //! A cargo of its own does it, in a directory of its own: a build script can't ask the outer one for another target.
 
+#![forbid(unsafe_code)]
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::{env, fs, process};

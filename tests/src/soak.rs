@@ -11,12 +11,21 @@ const SOAK_VARIABLE: &str = "DEV_POSTGRES_MCP_TEST_SOAK";
 /// If the variable holds something else than 0 or 1.
 #[must_use]
 pub fn size<T: Debug>(ci: T, full: T) -> T {
-    let size = match std::env::var(SOAK_VARIABLE).as_deref() {
-        Ok("1") => full,
-        Ok("0" | "") | Err(_) => ci,
-        Ok(other) => panic!("{SOAK_VARIABLE} is {other}, neither 0 nor 1"),
-    };
+    let size = if is_full() { full } else { ci };
     // Shown of a test that fails, and by `make soak`.
     eprintln!("size {size:?}");
     size
+}
+
+/// Whether tests do all of it, one by one.
+///
+/// # Panics
+/// As [`size`].
+#[must_use]
+pub fn is_full() -> bool {
+    match std::env::var(SOAK_VARIABLE).as_deref() {
+        Ok("1") => true,
+        Ok("0" | "") | Err(_) => false,
+        Ok(other) => panic!("{SOAK_VARIABLE} is {other}, neither 0 nor 1"),
+    }
 }

@@ -339,3 +339,29 @@ async fn what_was_begun_in_docker_is_removed_when_it_answers_again_although_ther
     assert!(session.end().await.status.success());
     until_nothing_left(&daemon).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_killed_command_left_is_looked_for_until_docker_answers_and_not_by_the_next_command_alone() {
+    if !PrivateDaemon::can_be_had() {
+        return;
+    }
+    let mut daemon = PrivateDaemon::start().await;
+    let environment = environment(&daemon);
+    let killed = environment
+        .clone()
+        .with("KILL_AT_FAILPOINT", "after creating the network")
+        .run(&["postgres", "create"]);
+    assert_eq!(killed.status.code(), None, "it was killed");
+    let networks = async |daemon: &PrivateDaemon| {
+        let made = daemon.made().await;
+        made.into_iter().filter(|item| item.starts_with("network")).count()
+    };
+    assert_eq!(networks(&daemon).await, 1, "it had made the network");
+
+    daemon.stop().await;
+    let unavailable = environment.run(&["postgres", "list"]);
+    assert_eq!(unavailable.status.code(), Some(6), "{unavailable:?}");
+    daemon.go_on(Containers::End).await;
+    assert!(environment.run(&["postgres", "list"]).status.success());
+    until_nothing_left(&daemon).await;
+}

@@ -265,6 +265,8 @@ struct Taken {
     memory_bytes: u64,
     /// Containers, or folders of instances.
     instances: usize,
+    /// The daemon's networks and volumes, whoever made them; none where other tests run at the same time.
+    networks_and_volumes: usize,
     /// Files in the state directory that aren't an instance's or a template's.
     files: usize,
 }
@@ -295,6 +297,15 @@ async fn taken(environment: &TestEnvironment, engine: TestEngine, session: &Sess
         .map(|children| children.split_whitespace().count())
         .sum();
     let state = environment.state_dir();
+    let networks_and_volumes = if engine == Docker && soak::is_full() {
+        let (networks, volumes) = (
+            docker(&["network", "ls", "-q"]).await,
+            docker(&["volume", "ls", "-q"]).await,
+        );
+        networks.lines().count() + volumes.lines().count()
+    } else {
+        0
+    };
     Taken {
         descriptors: count(process.join("fd")),
         threads: count(process.join("task")),
@@ -304,6 +315,7 @@ async fn taken(environment: &TestEnvironment, engine: TestEngine, session: &Sess
             Docker => containers(environment).await.len(),
             Local => count(state.join("instances")),
         },
+        networks_and_volumes,
         files: count(&state) + count(state.join("owners")) + count(state.join("templates")),
     }
 }
@@ -316,6 +328,11 @@ impl Taken {
             ("threads", since.threads, self.threads),
             ("children", since.children, self.children),
             ("instances", since.instances, self.instances),
+            (
+                "networks and volumes",
+                since.networks_and_volumes,
+                self.networks_and_volumes,
+            ),
             ("files", since.files, self.files),
         ];
         let grown = counts.into_iter().filter(|(_, before, now)| now > before);
