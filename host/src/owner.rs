@@ -141,6 +141,7 @@ impl Owners {
 
     /// Removes what ended processes have left in the folder itself; whether any of them was killed since
     /// [`recovered`](Self::recovered) was said.
+    #[must_use]
     pub fn tidy(&self) -> bool {
         let Ok(folder) = self.folder() else { return false };
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {

@@ -598,7 +598,10 @@ fn create_network(state: &mut State, request: &Request) -> (u16, String) {
     }
     let id = state.add_network(name, request.body["Labels"].clone());
     if let Some(network) = state.networks.get_mut(&id) {
-        network.driver = request.body["Driver"].as_str().unwrap_or_default().to_owned();
+        request.body["Driver"]
+            .as_str()
+            .unwrap_or_default()
+            .clone_into(&mut network.driver);
         network.options = request.body["Options"].clone();
     }
     (201, json!({ "Id": id, "Warning": "" }).to_string())

@@ -445,8 +445,8 @@ async fn creates_and_drops_whose_requests_fail_at_random_leave_nothing_and_tell_
             let route = ROUTES.choose(&mut rng).expect("there are some");
             scene.proxy.once(route, any_fault(&mut rng));
         }
-        let creates = mine.is_empty() || mine.len() < INSTANCES_MAX && rng.random_bool(0.5);
-        let result = if creates {
+        let is_create = mine.is_empty() || mine.len() < INSTANCES_MAX && rng.random_bool(0.5);
+        let result = if is_create {
             let created = scene.call("create_postgres_instance", json!({})).await;
             mine.extend(created.get("structuredContent").cloned());
             created

@@ -1250,7 +1250,7 @@ async fn a_lock_that_somebody_never_gives_up_fails_whoever_waits_for_it_in_time(
         .map(|name| templates.join(name))
         .find(|path| path.is_dir())
         .expect("a template");
-    let hold = |path: &Path| {
+    let lock = |path: &Path| {
         let lock = fs::File::options().create(true).append(true).open(path);
         let lock = lock.expect("a file");
         lock.lock().expect("nobody else has it");
@@ -1268,10 +1268,10 @@ async fn a_lock_that_somebody_never_gives_up_fails_whoever_waits_for_it_in_time(
         );
     };
 
-    let held = hold(&scene.ground.state_dir().join("lock"));
+    let held = lock(&scene.ground.state_dir().join("lock"));
     assert_waited(&create().await, "locking the state directory");
     drop(held);
-    let _held = hold(&template.with_extension("lock"));
+    let _held = lock(&template.with_extension("lock"));
     let for_template = "waiting for a template that another process makes";
     assert_waited(&create().await, for_template);
     fs::remove_dir_all(&template).expect("removed");

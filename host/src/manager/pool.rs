@@ -460,7 +460,7 @@ mod tests {
         desk.want("17");
         assert_eq!(desk.waiting().await, 1);
         let first = desk.pool.state().ready[0].waiting.id();
-        tokio::time::sleep(AGE_MAX - MEMORY_LOOK * 4).await;
+        tokio::time::sleep(AGE_MAX.saturating_sub(MEMORY_LOOK * 4)).await;
         assert_eq!(desk.pool.state().ready[0].waiting.id(), first);
         tokio::time::sleep(MEMORY_LOOK * 4).await;
         assert_eq!(desk.waiting().await, 1);
