@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::OnceCell;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
@@ -175,15 +176,16 @@ impl App {
     }
 
     /// Removes in the background what is over and what killed processes have left, as every command does at its start.
-    pub fn tidy(&self) {
-        self.tidy_within(Duration::MAX);
+    pub fn tidy(&self) -> JoinHandle<()> {
+        self.tidy_within(Duration::MAX)
     }
 
     /// The same where nobody waits for an engine otherwise: one that takes longer is left to the next command.
-    pub fn tidy_within(&self, patience: Duration) {
+    pub fn tidy_within(&self, patience: Duration) -> JoinHandle<()> {
         let sweeper = Sweeper::new(Arc::clone(&self.engine), self.owners.clone());
-        self.tracker
-            .spawn(async move { timeout(patience, sweeper.recover()).await });
+        self.tracker.spawn(async move {
+            let _ = timeout(patience, sweeper.recover()).await;
+        })
     }
 
     fn settings(&self) -> Settings {

@@ -124,6 +124,8 @@ fn write(path: &Path, parts: &[&[u8]], options: &mut OpenOptions, is_synced: boo
         .and_then(|()| if is_synced { file.sync_all() } else { Ok(()) })
         .inspect(|()| failpoint::pass("after writing a file"))
         .and_then(|()| fs::rename(&unfinished, path));
+    // On Windows, nobody reads what is locked.
+    let _ = file.unlock();
     if written.is_err() {
         // It may not be there at all.
         let _ = fs::remove_file(&unfinished);

@@ -974,6 +974,11 @@ impl NewInstance {
                 Err(error) => tracing::debug!(%id, error = ?error.to_string(), "could not be kept yet"),
             }
             tokio::time::sleep(KEEP_PAUSE).await;
+            // It may have been done all the same, and extended since.
+            if matches!(self.unkept.engine.get(id).await, Ok(Some(found)) if found.instance.lifetime != Lifetime::Session)
+            {
+                break;
+            }
         }
         self.unkept.armed = false;
         if lifetime == Lifetime::Session && !self.sessions.add(id) {

@@ -44,6 +44,10 @@ struct Inner {
     me: Mutex<Option<Me>>,
 }
 
+/// That processes were killed; which ones is nobody's matter.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Killed(Vec<u8>);
+
 /// This process, once it has owned something.
 #[derive(Debug)]
 struct Me {
@@ -131,19 +135,29 @@ impl Owners {
             return false;
         };
         let Ok(folder) = self.folder() else { return false };
-        // Not `scope`: whoever only asks makes nothing.
-        let scope = File::open(folder.join(&self.0.scope)).and_then(|file| read_scope(&file));
-        if scope.ok().flatten() != Some(of) {
+        if self.known_scope() != Some(of) {
             return false;
         }
         ended(&folder.join(process.to_string())).unwrap_or(false)
     }
 
-    /// Removes what ended processes have left in the folder itself; whether any of them was killed since
-    /// [`recovered`](Self::recovered) was said.
+    /// Whether it can be told of the process of this name whether it has ended. It may block for a short time.
     #[must_use]
-    pub fn tidy(&self) -> bool {
-        let Ok(folder) = self.folder() else { return false };
+    pub fn can_judge(&self, name: &str) -> bool {
+        parse(name).is_some_and(|(of, _)| self.known_scope() == Some(of))
+    }
+
+    /// The scope, if somebody has made it: whoever only asks makes nothing.
+    fn known_scope(&self) -> Option<Uuid> {
+        let file = File::open(self.folder().ok()?.join(&self.0.scope)).ok()?;
+        read_scope(&file).ok().flatten()
+    }
+
+    /// Removes what ended processes have left in the folder itself. `Some` if any of them was killed since
+    /// [`recovered`](Self::recovered) was told so.
+    #[must_use]
+    pub fn tidy(&self) -> Option<Killed> {
+        let folder = self.folder().ok()?;
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             if entry
                 .file_name()
@@ -154,13 +168,19 @@ impl Owners {
                 let _ = ended(&entry.path());
             }
         }
-        folder.join(KILLED).exists()
+        fs::read(folder.join(KILLED)).ok().map(Killed)
     }
 
-    /// All that killed processes have left has been looked for.
-    pub fn recovered(&self) {
-        // Where it can't be removed, it is looked for once more.
-        let _ = self.folder().map(|folder| fs::remove_file(folder.join(KILLED)));
+    /// All that killed processes had left by then has been looked for.
+    pub fn recovered(&self, killed: &Killed) {
+        let Ok(path) = self.folder().map(|folder| folder.join(KILLED)) else {
+            return;
+        };
+        // Another one may have been killed since.
+        if fs::read(&path).is_ok_and(|now| now == killed.0) {
+            // Where it can't be removed, it is looked for once more.
+            let _ = fs::remove_file(path);
+        }
     }
 
     fn folder(&self) -> io::Result<&Path> {
@@ -204,9 +224,11 @@ fn ended(path: &Path) -> io::Result<bool> {
     };
     match lock.try_lock() {
         Ok(()) => {
-            // First: it is all that tells. Where the disk is full, nobody is told.
-            let _ =
-                private(OpenOptions::new().create(true).truncate(false).write(true)).open(path.with_file_name(KILLED));
+            // First: it is all that tells, with words that nobody had before. Where the disk is full, nobody is told.
+            let words = Uuid::new_v4();
+            let _ = private(OpenOptions::new().create(true).truncate(true).write(true))
+                .open(path.with_file_name(KILLED))
+                .and_then(|mut file| file.write_all(words.as_bytes()));
             fs::remove_file(path).map(|()| true)
         }
         Err(TryLockError::WouldBlock) => Ok(false),
@@ -307,7 +329,7 @@ mod tests {
         let killed = Uuid::new_v4();
         let path = state.path().join(FOLDER).join(killed.to_string());
         fs::write(&path, "").expect("a file");
-        assert!(owners.tidy());
+        assert!(owners.tidy().is_some());
         assert!(!path.exists());
         assert!(owners.has_ended(&format!("{scope}.{killed}")));
         assert!(!owners.has_ended(&me));
@@ -318,16 +340,20 @@ mod tests {
         let state = tempfile::tempdir().expect("a folder");
         let owners = owners(&state);
         let me = owners.me().expect("a name");
-        assert!(!owners.tidy(), "nobody was killed");
+        assert_eq!(owners.tidy(), None, "nobody was killed");
         let (scope, _) = me.split_once('.').expect("two parts");
-        let killed = Uuid::new_v4();
-        fs::write(state.path().join(FOLDER).join(killed.to_string()), "").expect("a file");
-        assert!(owners.has_ended(&format!("{scope}.{killed}")), "a list asks that");
-        for process in [&owners, &Owners::new(Some(state.path()))] {
-            assert!(process.tidy());
-        }
-        owners.recovered();
-        assert!(!owners.tidy());
+        let kill_another = || {
+            let killed = Uuid::new_v4();
+            fs::write(state.path().join(FOLDER).join(killed.to_string()), "").expect("a file");
+            assert!(owners.has_ended(&format!("{scope}.{killed}")), "a list asks that");
+        };
+        kill_another();
+        let [first, _] = [&owners, &Owners::new(Some(state.path()))].map(|process| process.tidy().expect("told"));
+        kill_another();
+        owners.recovered(&first);
+        let second = owners.tidy().expect("another one was killed while it was looked");
+        owners.recovered(&second);
+        assert_eq!(owners.tidy(), None);
     }
 
     #[test]

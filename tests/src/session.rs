@@ -176,7 +176,7 @@ impl Session {
     pub async fn next(&mut self) -> Value {
         let line = timeout(PATIENCE, self.output.next_line())
             .await
-            .expect("the server says something in time")
+            .unwrap_or_else(|_| panic!("the server says nothing; its log: {}", *self.log.borrow()))
             .expect("its output can be read")
             .expect("its output goes on");
         let message: Value = serde_json::from_str(&line).expect("a line of output is JSON");

@@ -158,6 +158,19 @@ impl Scene {
         }
     }
 
+    /// Waits until an instance that was made with a time to live has it.
+    async fn until_kept(&mut self, created: &Value) {
+        let begun = Instant::now();
+        loop {
+            let got = self.session.succeed("get_postgres_instance", id_of(created)).await;
+            if got.get("expires_at").is_some() {
+                return;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it gets its time: {got}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Waits until so many containers are left of all that was made: what went wrong is undone in the background.
     async fn until_left(&self, expected: usize) {
         let begun = Instant::now();
@@ -324,7 +337,7 @@ async fn an_instance_that_was_told_of_with_a_time_to_live_is_there_although_dock
         let created = scene.session.succeed("create_postgres_instance", arguments).await;
         // It is written once the client has been told.
         scene.until_met(met + 1).await;
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        scene.until_kept(&created).await;
         let health = scene.session.succeed("health_check_postgres", id_of(&created)).await;
         assert_eq!(health["status"], "healthy", "{fault:?}: {health}");
         scene.session.succeed("drop_postgres_instance", id_of(&created)).await;

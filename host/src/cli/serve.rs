@@ -24,7 +24,7 @@ impl Serve {
             Some(address) => Some(endpoint(address).await?),
             None => None,
         };
-        app.tidy();
+        let tidied = app.tidy();
         // Each compiles its component where nobody has before.
         let (bundles, manager) = tokio::try_join!(app.bundles(), app.manager())?;
         bundles.log_problems();
@@ -42,11 +42,16 @@ impl Serve {
                 None => std::future::pending().await,
             }
         };
+        let sweeping = async {
+            // What has been found by then isn't found again.
+            let _ = tidied.await;
+            manager.sweeper().keep_sweeping().await
+        };
         let outcome = tokio::select! {
             ended = server.serve(tokio::io::stdin(), tokio::io::stdout()) => ended,
             never = metrics => match never {},
             never = bundles.watch() => match never {},
-            never = manager.sweeper().keep_sweeping() => match never {},
+            never = sweeping => match never {},
         };
         match outcome {
             Ok(()) => Ok(ExitCode::Ok),

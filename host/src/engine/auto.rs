@@ -148,10 +148,17 @@ fn is_nowhere(no_docker: &EngineError) -> bool {
 impl Engine for AutoEngine {
     async fn recover(&self, was_killed: bool) -> Result<(), EngineError> {
         let (local, docker) = tokio::join!(self.local.recover(was_killed), self.docker.recover(was_killed));
-        if let (Err(_), Err(error)) = (&local, &docker) {
-            tracing::warn!(%error, "what killed processes have left in Docker stays for now");
+        match docker {
+            // On a machine without Docker there is nothing to look for.
+            Err(error) if is_nowhere(&error) && !self.met.load(Ordering::Relaxed) => local,
+            Err(error) => {
+                if let Err(local) = local {
+                    tracing::debug!(error = ?local.to_string(), "what killed processes have left on this machine stays for now");
+                }
+                Err(error)
+            }
+            Ok(()) => local,
         }
-        local.and(docker)
     }
 
     async fn default_image(&self, configured: &Image) -> Image {

@@ -89,8 +89,8 @@ const ANSWER_HOLDS: Duration = Duration::from_secs(1);
 const READS_AT_ONCE: usize = 8;
 /// For how long it is known how far the daemon's clock is from this machine's.
 const CLOCK_HOLDS: Duration = Duration::from_mins(1);
-/// How long a server may wait to become an instance, whoever owns it: its pool has another in its place long before, and
-/// where that has ended, nobody else may be able to tell.
+/// How long a server may wait to become an instance of which it can't be told here whether its owner lives: its pool has
+/// another in its place long before.
 const WAITING_MAX: Duration = Duration::from_hours(12);
 
 /// What the Docker engine goes by.
@@ -336,10 +336,10 @@ impl DockerEngine {
         let judged = tokio::task::spawn_blocking(move || {
             let orphans = waiting.into_iter().filter_map(|container| {
                 let labels = container.labels?;
-                let has_ended = labels.get(label::OWNER).is_some_and(|owner| owners.has_ended(owner));
-                let why = if has_ended {
+                let owner = labels.get(label::OWNER).map(String::as_str).unwrap_or_default();
+                let why = if owners.has_ended(owner) {
                     "it was started ahead by a process that has ended"
-                } else if age(container.created?, now?)? > WAITING_MAX {
+                } else if !owners.can_judge(owner) && age(container.created?, now?)? > WAITING_MAX {
                     "nobody has taken it in 12 hours"
                 } else {
                     return None;

@@ -4,6 +4,8 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use tokio::time::Instant;
+
 use super::{SESSION_ENDED, remove_stubbornly};
 use crate::engine::{Engine, EngineError, Pruned};
 use crate::instance::{EngineKind, Instance, InstanceId, Lifetime};
@@ -15,6 +17,11 @@ use crate::owner::Owners;
 const LOOK_PAUSE: Duration = Duration::from_secs(15);
 /// How often at most: an end is a matter of seconds.
 const LOOK_PAUSE_MIN: Duration = Duration::from_secs(1);
+
+/// How long it is tried to read how long an instance stays whose session has ended.
+const READ_PATIENCE: Duration = Duration::from_secs(2);
+/// The pause before it is tried again.
+const READ_PAUSE: Duration = Duration::from_millis(250);
 
 /// Why an instance is removed that nobody has dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,25 +125,23 @@ impl Sweeper {
     /// logged, and stays for the next one.
     pub async fn recover(&self) {
         let owners = self.owners.clone();
-        let was_killed = tokio::task::spawn_blocking(move || owners.tidy())
-            .await
-            .unwrap_or(false);
+        let killed = tokio::task::spawn_blocking(move || owners.tidy()).await.ok().flatten();
         // Whoever asks for the engine next is told.
         if let Err(error) = self.sweep(false, &mut Vec::new()).await {
             tracing::debug!(error = ?error.to_string(), "it can't be told which instances are over");
         }
         // Then: what the sweep didn't come across because its removal had begun is still waited for.
-        match self.engine.recover(was_killed).await {
-            Ok(()) if was_killed => {
+        match (self.engine.recover(killed.is_some()).await, killed) {
+            (Ok(()), Some(killed)) => {
                 let owners = self.owners.clone();
                 // If it fails, it is looked once more.
-                let _ = tokio::task::spawn_blocking(move || owners.recovered()).await;
+                let _ = tokio::task::spawn_blocking(move || owners.recovered(&killed)).await;
             }
-            Ok(()) => {}
-            Err(error @ EngineError::Unreachable { .. }) => {
+            (Ok(()), None) => {}
+            (Err(error @ EngineError::Unreachable { .. }), _) => {
                 tracing::debug!(error = ?error.to_string(), "what killed processes have left can't be looked for");
             }
-            Err(error) => tracing::warn!(%error, "what killed processes have left stays for now"),
+            (Err(error), _) => tracing::warn!(%error, "what killed processes have left stays for now"),
         }
     }
 
@@ -201,7 +206,7 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps whenever something may be over, until the future is dropped.
+    /// Removes what is over and what killed processes have left, whenever there may be something, until the future is dropped.
     pub async fn keep_sweeping(&self) -> Infallible {
         loop {
             let instances = match self.engine.list_all().await {
@@ -211,9 +216,12 @@ impl Sweeper {
                     Vec::new()
                 }
             };
-            let mut clocks = self.clocks();
-            self.remove_over(&instances, &mut clocks, false, &mut Vec::new()).await;
-            tokio::time::sleep(until_next_end(&instances, &mut clocks).await).await;
+            self.remove_over(&instances, &mut self.clocks(), false, &mut Vec::new())
+                .await;
+            if let Err(error) = self.engine.recover(false).await {
+                tracing::debug!(error = ?error.to_string(), "what killed processes have left can't be looked for");
+            }
+            tokio::time::sleep(until_next_end(&instances, &mut self.clocks()).await).await;
         }
     }
 
@@ -284,7 +292,18 @@ impl Sweeper {
 
     /// Removes one of this process's at its end, unless it has been given more time.
     pub(super) async fn end_session_of(&self, id: InstanceId) {
-        match self.engine.get(id).await {
+        let begun = Instant::now();
+        let found = loop {
+            match self.engine.get(id).await {
+                // Another process may have given it time, and nobody else tells.
+                Err(error) if begun.elapsed() < READ_PATIENCE => {
+                    tracing::debug!(%id, error = ?error.to_string(), "it can't be told yet how long an instance stays");
+                }
+                found => break found,
+            }
+            tokio::time::sleep(READ_PAUSE).await;
+        };
+        match found {
             Ok(Some(found)) if found.instance.lifetime != Lifetime::Session => {}
             Ok(None) if self.engine.unseen().await.is_none() => {}
             Err(EngineError::Damaged { legible, .. }) if matches!(legible.lifetime, Lifetime::Until(_)) => {}

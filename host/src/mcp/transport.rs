@@ -151,11 +151,16 @@ where
         async move {
             // Dropped with the instances in it, or without an answer that was written, it has them removed.
             sent.await?;
-            for instance in made {
-                if let Err(error) = instance.keep().await {
-                    tracing::error!(%error, "an instance that the client was told of is dropped again");
+            // To its end, also if the session's comes first.
+            let kept = tokio::spawn(async move {
+                for instance in made {
+                    if let Err(error) = instance.keep().await {
+                        tracing::error!(%error, "an instance that the client was told of is dropped again");
+                    }
                 }
-            }
+            });
+            // One that panicked has dropped them.
+            let _ = kept.await;
             Ok(())
         }
     }

@@ -51,18 +51,16 @@ pub(super) async fn look(client: &Client, name: &str) -> Result<Present, CallErr
     })
 }
 
-/// One that has our label and doesn't keep instances from each other is none that we have made.
+/// One that has our label and says that it lets instances reach each other is none that we have made. Podman says nothing of
+/// that: it knows no such option.
 fn is_ours(network: &Network, name: &str) -> bool {
-    let says = |words: &Option<HashMap<String, String>>, key: &str, value: &str| {
-        words
-            .as_ref()
-            .and_then(|words| words.get(key))
-            .is_some_and(|said| said == value)
-    };
+    fn word<'a>(words: Option<&'a HashMap<String, String>>, key: &str) -> Option<&'a str> {
+        words?.get(key).map(String::as_str)
+    }
     let (option, value) = ISOLATED;
-    says(&network.labels, label::NETWORK, name)
-        && network.driver.as_deref() == Some(DRIVER)
-        && says(&network.options, option, value)
+    word(network.labels.as_ref(), label::NETWORK) == Some(name)
+        && network.driver.as_deref().is_none_or(|driver| driver == DRIVER)
+        && word(network.options.as_ref(), option).is_none_or(|said| said == value)
 }
 
 /// The id of the network, made if it isn't there.

@@ -6,7 +6,9 @@
 //! Unix sockets, which Landlock doesn't know before Linux 7.1, and what leads around it, by seccomp. No other system that we run
 //! on has the like for everybody.
 //!
-//! What is left to it: UDP, and to look at what its user's files are called, how large and how old, and to change the latter.
+//! What is left to it: UDP; what its user's files are called, how large and how old they are, and to change the latter; its user's
+//! System V memory and semaphores. What it loses beside: a system call that changes modes by path can't be told whose file it
+//! is for, so `CREATE TABLESPACE` works in place only.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,10 @@ use crate::instance::Port;
 
 /// What one server may reach.
 #[derive(Debug)]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "nothing keeps a server to it there")
+)]
 pub(super) struct Reach {
     /// All of it.
     pub(super) data: PathBuf,
@@ -30,24 +36,28 @@ pub(super) struct Reach {
 
 /// How far a server is kept to its [`Reach`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "there is none there"))]
 pub(super) enum Confinement {
     Full,
-    /// What is missing, as a sentence.
+    /// What stays in reach, as a clause.
     Partial(String),
-    /// Why, as a sentence.
+    /// Why, as a clause.
     None(String),
 }
 
-/// Where server programs were installed, with their libraries and data: Debian's are in `<prefix>/lib/postgresql/17/bin`, all
-/// others in `<prefix>/bin`. Of a prefix that their user's `home` is in, or that is it, no more than they need.
+/// Where server programs were installed, with their libraries and data: Debian's are in `<prefix>/lib/postgresql/17/bin`,
+/// Homebrew's in `<prefix>/Cellar/postgresql@17/17.2/bin`, all others in `<prefix>/bin`. Of a prefix that their user's `home` is in, or that is it, no more than they need.
 pub(super) fn installation(bin_dir: &Path, home: Option<&Path>) -> Vec<PathBuf> {
     let Some(parent) = bin_dir.parent() else {
         return Vec::new();
     };
-    let prefix = match parent.parent() {
-        Some(folder) if folder.ends_with("lib/postgresql") => folder.ancestors().nth(2).unwrap_or(parent),
-        _ => parent,
+    let marked = |end: &str| bin_dir.ancestors().find(|folder| folder.ends_with(end));
+    let prefix = match (marked("lib/postgresql"), marked("Cellar")) {
+        (Some(folder), _) => folder.ancestors().nth(2),
+        (None, Some(cellar)) => cellar.parent(),
+        (None, None) => Some(parent),
     };
+    let prefix = prefix.unwrap_or(parent);
     if prefix == Path::new("/") || home.is_some_and(|home| home.starts_with(prefix)) {
         return vec![bin_dir.to_owned(), prefix.join("lib"), prefix.join("share")];
     }
@@ -84,6 +94,7 @@ pub(super) fn check() -> io::Result<Confinement> {
 use self::linux::apart;
 
 #[cfg(not(target_os = "linux"))]
+#[allow(clippy::unnecessary_wraps, reason = "it can fail on Linux")]
 fn apart<T>(_reach: &Reach, work: impl FnOnce() -> T) -> io::Result<(Confinement, T)> {
     let none = Confinement::None("this system has no means that everybody may use".into());
     Ok((none, work()))
@@ -133,8 +144,8 @@ mod linux {
     /// What every program may write to; `/dev/shm` is shared by all of a user.
     const DEVICES: [&str; 5] = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
-    /// What gives files that a process can't open other modes, owners or access lists, by their paths. The last two by their numbers,
-    /// which are the same on all processors: fchmodat2 and setxattrat are younger than the headers of some.
+    /// What gives files that a process can't open other modes, owners or access lists, by their paths. The last three by their
+    /// numbers, which are the same on all processors: fchmodat2, setxattrat and removexattrat are younger than the headers of some.
     const MODES: &[libc::c_long] = &[
         #[cfg(target_arch = "x86_64")]
         libc::SYS_chmod,
@@ -146,9 +157,15 @@ mod linux {
         libc::SYS_fchownat,
         libc::SYS_setxattr,
         libc::SYS_lsetxattr,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
         452,
         463,
+        466,
     ];
+    /// What the x32 kind of program calls by numbers of its own.
+    #[cfg(target_arch = "x86_64")]
+    const X32: libc::c_long = 0x4000_0000;
 
     /// Does `work` where only `reach` is in reach.
     pub(super) fn apart<T: Send>(reach: &Reach, work: impl FnOnce() -> T + Send) -> io::Result<(Confinement, T)> {
@@ -157,33 +174,47 @@ mod linux {
         let done = thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 let _entered = runtime.enter();
-                give_up_all_but(reach).map(|confinement| (confinement, work()))
+                (give_up_all_but(reach), work())
             });
             thread.join()
         });
-        done.unwrap_or_else(|_| Err(io::Error::other("the thread that starts it has panicked")))
+        done.map_err(|_| io::Error::other("the thread that starts it has panicked"))
     }
 
-    fn give_up_all_but(reach: &Reach) -> io::Result<Confinement> {
-        let (ruleset, landlock) = give_up_rights(reach).map_err(io::Error::other)?;
-        let sockets = give_up_calls();
-        Ok(match (ruleset, sockets) {
-            (RulesetStatus::FullyEnforced, Ok(())) => Confinement::Full,
-            (RulesetStatus::FullyEnforced, Err(error)) => {
-                Confinement::Partial(format!("Unix sockets, Docker's among them, stay in reach: {error}"))
-            }
-            (RulesetStatus::PartiallyEnforced, _) => Confinement::Partial(format!(
-                "{} in reach: that takes Linux 6.12",
-                match landlock {
-                    LandlockStatus::Available { effective_abi, .. } if effective_abi < ABI::V4 =>
-                        "other instances' ports and processes stay",
-                    _ => "other instances' processes stay",
-                }
-            )),
-            (RulesetStatus::NotEnforced, _) => {
-                Confinement::None("this kernel has no Landlock, or none that is enabled".into())
-            }
-        })
+    /// As far as it goes: a server that reaches more than it need is better than none.
+    fn give_up_all_but(reach: &Reach) -> Confinement {
+        let (status, kernel) = match give_up_rights(reach) {
+            Ok(given_up) => given_up,
+            Err(error) => return Confinement::None(error.to_string()),
+        };
+        if status == RulesetStatus::NotEnforced {
+            return Confinement::None("this kernel has no Landlock, or none that is enabled".into());
+        }
+        let known = match kernel {
+            LandlockStatus::Available { effective_abi, .. } => effective_abi,
+            LandlockStatus::NotEnabled | LandlockStatus::NotImplemented => ABI::Unsupported,
+        };
+        let sockets = give_up_calls().map_err(|error| error.to_string());
+        confinement(known, sockets.err())
+    }
+
+    fn confinement(known: ABI, no_sockets: Option<String>) -> Confinement {
+        let mut reached = Vec::new();
+        if known < ABI::V3 {
+            reached.push("its user's files can be cut off (that takes Linux 6.2)".to_owned());
+        }
+        if known < ABI::V4 {
+            reached.push("all TCP ports can be connected to (6.7)".to_owned());
+        }
+        if known < ABI::V6 {
+            reached.push("its user's processes can be ended (6.12)".to_owned());
+        }
+        reached.extend(no_sockets.map(|reason| format!("Unix sockets, Docker's among them, stay in reach ({reason})")));
+        if reached.is_empty() {
+            Confinement::Full
+        } else {
+            Confinement::Partial(reached.join(", "))
+        }
     }
 
     fn give_up_rights(reach: &Reach) -> Result<(RulesetStatus, LandlockStatus), RulesetError> {
@@ -273,16 +304,30 @@ mod linux {
             (libc::SYS_keyctl, Vec::new()),
             (libc::SYS_add_key, Vec::new()),
             (libc::SYS_request_key, Vec::new()),
-            // Another process's limits: one that may use no CPU time is killed.
-            (libc::SYS_prlimit64, vec![not_among(0, &[0])?]),
         ]);
+        // Another process's limits, of which one is how much CPU time it may use before it is killed, and its turns at the CPU.
+        for call in [
+            libc::SYS_prlimit64,
+            libc::SYS_sched_setaffinity,
+            libc::SYS_sched_setattr,
+            libc::SYS_sched_setparam,
+            libc::SYS_sched_setscheduler,
+        ] {
+            denied.insert(call, vec![not_among(0, &[0])?]);
+        }
+        // These have a kind before the process: `PRIO_PROCESS`, and `IOPRIO_WHO_PROCESS`.
+        for (call, process) in [(libc::SYS_setpriority, 0), (libc::SYS_ioprio_set, 1)] {
+            denied.insert(call, vec![not_among(0, &[process])?, not_among(1, &[0])?]);
+        }
         denied.extend(MODES.iter().map(|&call| (call, Vec::new())));
-        // Some kernels know most of them by another number, too, for programs of the x32 kind.
+        // Some kernels know them by another number, too, for programs of the x32 kind: most with a bit set, two by one of their own.
         #[cfg(target_arch = "x86_64")]
-        let denied = denied
-            .into_iter()
-            .flat_map(|(call, rules)| [(call, rules.clone()), (call | 0x4000_0000, rules)])
-            .collect();
+        {
+            let again: Vec<_> = denied.iter().map(|(call, rules)| (call | X32, rules.clone())).collect();
+            denied.extend(again);
+            denied.insert(X32 + 518, fast_open(2)?);
+            denied.insert(X32 + 538, fast_open(3)?);
+        }
         let filter: BpfProgram = SeccompFilter::new(
             denied,
             SeccompAction::Allow,
@@ -296,6 +341,25 @@ mod linux {
     #[cfg(test)]
     mod tests {
         use super::*;
+
+        #[test]
+        fn what_a_kernel_leaves_in_reach_is_named() {
+            let none = None;
+            assert_eq!(confinement(ABI::V6, none.clone()), Confinement::Full);
+            assert_eq!(confinement(ABI::V8, none.clone()), Confinement::Full);
+            let told = |known, no_sockets| match confinement(known, no_sockets) {
+                Confinement::Partial(reached) => reached,
+                other => panic!("{other:?}"),
+            };
+            let (processes, ports, files) = ("processes", "TCP", "files");
+            assert!(told(ABI::V5, none.clone()).contains(processes) && !told(ABI::V5, none.clone()).contains(ports));
+            assert!(told(ABI::V3, none.clone()).contains(ports) && !told(ABI::V3, none.clone()).contains(files));
+            let old = told(ABI::V1, Some("no seccomp".into()));
+            for word in [processes, ports, files, "no seccomp"] {
+                assert!(old.contains(word), "{old}");
+            }
+            assert!(told(ABI::V6, Some("no seccomp".into())).starts_with("Unix sockets"));
+        }
 
         #[test]
         fn what_is_hidden_is_left_out_of_every_folder_that_it_is_in_and_nothing_else_is() {
@@ -335,6 +399,10 @@ mod tests {
                 "/home/me/.asdf/installs/postgres/17.2",
             ),
             ("/opt/postgresql/17/bin", "/opt/postgresql/17"),
+            (
+                "/home/me/.linuxbrew/Cellar/postgresql@17/17.2/bin",
+                "/home/me/.linuxbrew",
+            ),
         ] {
             let home = Some(Path::new("/home/me"));
             assert_eq!(

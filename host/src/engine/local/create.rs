@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::process::Child;
@@ -300,8 +301,7 @@ impl Job {
         template: &Template,
     ) -> Result<(Vec<String>, Option<Session>), EngineError> {
         failpoint::pass("before starting the server");
-        let reach = self.reach(state, folder, programs)?;
-        let child = server::start(programs, folder, state.server_user.as_ref(), &reach)?;
+        let child = self.launch(state, folder, programs).await?;
         failpoint::pass("after starting the server");
         let warnings = failpoint::around("limiting the server", self.limit(folder, &child)).await;
         let mut end = self.watch(child);
@@ -333,22 +333,14 @@ impl Job {
         }
     }
 
-    /// What the server may reach. Whoever configures a folder of programs may have put there what starts those of another.
-    fn reach(&self, state: &StateDir, folder: &InstanceDir, programs: &Programs) -> Result<Reach, EngineError> {
-        let bin_dirs = self.engine.0.settings.bin_dirs.iter().chain([&programs.bin_dir]);
-        let bin_dirs = bin_dirs.filter_map(|bin_dir| fs::canonicalize(bin_dir).ok());
-        let home = std::env::home_dir().and_then(|home| fs::canonicalize(home).ok());
-        let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
-        let hidden = fs::canonicalize(state.path()).map_err(failed("looking at the state directory", state.path()))?;
-        Ok(Reach {
-            data: folder.data(),
-            readable: bin_dirs
-                .flat_map(|bin_dir| confine::installation(&bin_dir, home.as_deref()))
-                .chain(std::env::split_paths(&libraries))
-                .collect(),
-            hidden,
-            port: self.port,
+    async fn launch(&self, state: &StateDir, folder: &InstanceDir, programs: &Programs) -> Result<Child, EngineError> {
+        let (state, folder, programs) = (state.clone(), folder.clone(), programs.clone());
+        let (bin_dirs, port) = (self.engine.0.settings.bin_dirs.clone(), self.port);
+        blocking(move || {
+            let reach = reach(&state, &folder, &programs, bin_dirs, port)?;
+            server::start(&programs, &folder, state.server_user.as_ref(), &reach)
         })
+        .await
     }
 
     /// Has somebody wait for the server's end: it is told to whoever asks until the instance is removed, and no zombie is
@@ -374,6 +366,30 @@ impl Job {
         }
         EngineError::Ended(Ended { how, last_lines })
     }
+}
+
+/// What a server may reach. Whoever configures a folder of programs may have put there what starts those of another.
+fn reach(
+    state: &StateDir,
+    folder: &InstanceDir,
+    programs: &Programs,
+    bin_dirs: Vec<PathBuf>,
+    port: Port,
+) -> Result<Reach, EngineError> {
+    let bin_dirs = bin_dirs.into_iter().chain([programs.bin_dir.clone()]);
+    let bin_dirs = bin_dirs.filter_map(|bin_dir| fs::canonicalize(bin_dir).ok());
+    let home = std::env::home_dir().and_then(|home| fs::canonicalize(home).ok());
+    let libraries = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
+    let hidden = fs::canonicalize(state.path()).map_err(failed("looking at the state directory", state.path()))?;
+    Ok(Reach {
+        data: folder.data(),
+        readable: bin_dirs
+            .flat_map(|bin_dir| confine::installation(&bin_dir, home.as_deref()))
+            .chain(std::env::split_paths(&libraries))
+            .collect(),
+        hidden,
+        port,
+    })
 }
 
 async fn undo(engine: &LocalEngine, id: InstanceId) {

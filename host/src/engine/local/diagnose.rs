@@ -104,7 +104,7 @@ async fn isolation() -> Diagnosis {
     });
     let detail = match checked.await {
         Ok(Confinement::Full) => return Diagnosis::new(subject, Verdict::Good, apart, ""),
-        Ok(Confinement::Partial(missing)) => missing,
+        Ok(Confinement::Partial(reached)) => format!("instances are kept apart but for this: {reached}"),
         Ok(Confinement::None(reason)) => format!("SQL without Docker can do what this user can: {reason}"),
         Err(error) => error.to_string(),
     };

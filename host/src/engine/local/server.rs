@@ -85,7 +85,7 @@ pub(super) fn start(
         .arg("-D")
         .arg(folder.data())
         .env(MARK, folder.id().to_string())
-        // For programs that SQL starts: they may write nowhere else.
+        // For programs that SQL starts: where they are confined, they may write nowhere else.
         .env("TMPDIR", folder.data())
         .stdout(out)
         .stderr(err);

@@ -480,7 +480,12 @@ pub(super) fn sync(folder: &Path) -> Result<(), EngineError> {
                 sync(&path)?;
             } else {
                 let file = OpenOptions::new().write(true).open(&path);
-                file.and_then(|file| file.sync_all()).map_err(failed(syncing, &path))?;
+                // On macOS, what `sync_all` does takes milliseconds: once, at the end, is enough.
+                #[cfg(unix)]
+                let synced = file.and_then(|file| rustix::fs::fsync(file).map_err(io::Error::from));
+                #[cfg(not(unix))]
+                let synced = file.and_then(|file| file.sync_all());
+                synced.map_err(failed(syncing, &path))?;
             }
         }
         // Some systems can't do that with a folder.
