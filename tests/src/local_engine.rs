@@ -201,6 +201,17 @@ impl LocalGround {
         names_in(&self.state_dir().join(folder))
     }
 
+    /// The template that there is.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn template(&self) -> PathBuf {
+        let templates = self.state_dir().join("templates");
+        let mut paths = names_in(&templates).into_iter().map(|name| templates.join(name));
+        paths.find(|path| path.is_dir()).expect("a template")
+    }
+
     /// The templates that somebody is making, or has left half-made.
     #[must_use]
     pub fn unfinished_templates(&self) -> Vec<String> {

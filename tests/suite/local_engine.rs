@@ -1187,12 +1187,7 @@ async fn a_template_that_nobody_finished_is_never_used() {
         .await
         .expect("prepared");
     let runs = scene.ground.lines_of_note("initdb");
-    let templates = scene.ground.state_dir().join("templates");
-    let template = names_in(&templates)
-        .into_iter()
-        .map(|name| templates.join(name))
-        .find(|path| path.is_dir())
-        .expect("a template");
+    let template = scene.ground.template();
     let unfinished = template.with_extension("new");
     fs::rename(&template, &unfinished).expect("as before its last step");
     fs::write(unfinished.join("data").join("PG_VERSION"), "damaged").expect("damaged");
@@ -1244,12 +1239,7 @@ async fn a_lock_that_somebody_never_gives_up_fails_whoever_waits_for_it_in_time(
     let scene = Scene::on(Arc::new(ground));
     let (image, nobody) = (scene.ground.image(), ProgressSink::none());
     scene.engine.prepare(&image, &nobody).await.expect("prepared");
-    let templates = scene.ground.state_dir().join("templates");
-    let template = names_in(&templates)
-        .into_iter()
-        .map(|name| templates.join(name))
-        .find(|path| path.is_dir())
-        .expect("a template");
+    let template = scene.ground.template();
     let lock = |path: &Path| {
         let lock = fs::File::options().create(true).append(true).open(path);
         let lock = lock.expect("a file");
